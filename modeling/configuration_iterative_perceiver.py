@@ -1,0 +1,228 @@
+"""What every Perceiver configuration shares: the latent array, the cross-attends, the latent transformer."""
+
+import difflib
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Keys that transformers, peft and the Trainer write into a configuration themselves.
+TRANSFORMERS_KEYS = frozenset(
+    """attn_implementation auto_map base_model_tp_plan bos_token_id custom_pipelines decoder_start_token_id eos_token_id
+    experts_implementation finetuning_task is_decoder model_type name_or_path num_labels output_attentions pad_token_id
+    quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype
+    use_bfloat16 use_cache use_return_dict""".split()
+)
+
+MINIMA = {
+    "num_latents": 1,
+    "d_latents": 1,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 0,
+    "num_cross_attends": 1,
+    "num_self_attention_heads": 1,
+    "num_cross_attention_heads": 1,
+    "self_attention_widening_factor": 1,
+    "cross_attention_widening_factor": 1,
+    "num_frequency_bands": 0,
+}
+
+
+@strict
+class IterativePerceiverConfig(PreTrainedConfig):
+    r"""
+    The part of the configuration that all modalities share; use the class of a modality, such as
+    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1 and appendix C).
+
+    Letters: N latents of D channels, M inputs of C channels.
+
+    Args:
+        num_latents (`int`, defaults to 512):
+            N, the number of latents.
+        d_latents (`int`, defaults to 1024):
+            D, the width of a latent.
+        num_blocks (`int`, defaults to 8):
+            Number of latent transformer blocks.
+        num_self_attends_per_block (`int`, defaults to 6):
+            Self-attention layers in a block; 0 leaves out the latent transformer (paper, table 5).
+        num_cross_attends (`int`, defaults to 8):
+            Cross-attends to the inputs. Divides `num_blocks`; attend i stands before block
+            `i * num_blocks / num_cross_attends`.
+        share_cross_attends (`"none"`, `"after_first"` or `"all"`, defaults to `"after_first"`):
+            Which cross-attends share one set of weights. `"after_first"`: the first has its own, the others one set
+            (paper, section 3.2: sharing the first as well was unstable).
+        share_blocks (`bool`, defaults to `True`):
+            Whether all latent blocks are one set of weights (paper, table 7).
+        num_self_attention_heads (`int`, defaults to 8), num_cross_attention_heads (`int`, defaults to 1):
+            Attention heads.
+        qk_channels, v_channels (`int`, *optional*):
+            Widths of queries and keys, and of values, in the cross-attends. `None` is the inputs' width C.
+        self_attention_widening_factor, cross_attention_widening_factor (`int`, defaults to 1):
+            Width of the MLP after the attention, as a multiple of D.
+        num_frequency_bands (`int`, defaults to 64):
+            K, Fourier feature bands an axis; an axis gives 1 + 2K channels.
+        max_resolution (`int` or one `int` an axis, *optional*):
+            Frequencies are spaced evenly from 1 to `max_resolution / 2`. `None` is the configured grid.
+        position_encoding (`"fourier"`, defaults to `"fourier"`):
+            How an input says where it stands.
+        head (`"mean"`, defaults to `"mean"`):
+            `"mean"`: the mean over the latents and one linear layer.
+        hidden_act (`str`, defaults to `"gelu"`), layer_norm_eps (`float`, defaults to 1e-5):
+            Activation of the MLPs and epsilon of the layer norms.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout on all attention weights. The paper found that dropout degraded performance.
+        initializer_range (`float`, defaults to 0.02):
+            Scale of the latents' truncated normal initialisation, cut at two standard deviations.
+        cross_attention_implementation (`"auto"` or `"dense"`, defaults to `"auto"`):
+            How the cross-attends are computed; all give the same answer.
+
+    Raises:
+        ValueError: for a field that does not exist, and for fields that contradict each other.
+    """
+
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_latents",
+        "num_attention_heads": "num_self_attention_heads",
+    }
+    keys_to_ignore_at_inference = ("hidden_states", "attentions", "cross_attentions")
+
+    num_latents: int = 512
+    d_latents: int = 1024
+    num_blocks: int = 8
+    num_self_attends_per_block: int = 6
+    num_cross_attends: int = 8
+    share_cross_attends: Literal["none", "after_first", "all"] = "after_first"
+    share_blocks: bool = True
+    num_self_attention_heads: int = 8
+    num_cross_attention_heads: int = 1
+    qk_channels: int | None = None
+    v_channels: int | None = None
+    self_attention_widening_factor: int = 1
+    cross_attention_widening_factor: int = 1
+    num_frequency_bands: int = 64
+    max_resolution: int | list[int] | tuple[int, ...] | None = None
+    position_encoding: Literal["fourier"] = "fourier"
+    head: Literal["mean"] = "mean"
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    cross_attention_implementation: Literal["auto", "dense"] = "auto"
+
+    def __post_init__(self, **kwargs):
+        if unknown := self._unknown_fields(kwargs):
+            hints = [f"`{name}`{self._closest_field(name)}" for name in unknown]
+            raise ValueError(f"{type(self).__name__} has no field {', '.join(hints)}.")
+        super().__post_init__(**kwargs)
+        # The decorator validates as well, but wraps what is raised; here it stays the ValueError that callers expect.
+        self.validate_architecture()
+
+    @classmethod
+    def _unknown_fields(cls, values: dict[str, Any]) -> list[str]:
+        known = TRANSFORMERS_KEYS.union(cls.__dataclass_fields__, cls.attribute_map)
+        return [name for name in values if name not in known and not name.startswith("_")]
+
+    @classmethod
+    def _closest_field(cls, name: str) -> str:
+        matches = difflib.get_close_matches(name, cls.__dataclass_fields__, n=1)
+        return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As transformers' own, for a saved configuration: fields that this version does not know are named in a
+        warning and kept as attributes, as somebody may have added them."""
+        extra = {name: config_dict[name] for name in cls._unknown_fields(config_dict)}
+        if extra:
+            logger.warning(
+                f"The saved configuration has fields that {cls.__name__} does not know and the model does not use: "
+                f"{', '.join(extra)}."
+            )
+        config = super().from_dict({k: v for k, v in config_dict.items() if k not in extra}, **kwargs)
+        for name, value in extra.items():
+            setattr(config[0] if isinstance(config, tuple) else config, name, value)
+        return config
+
+    def validate_architecture(self):
+        """Raises ValueError where fields contradict each other, and names them."""
+        for name, least in MINIMA.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if not 0 <= self.attention_dropout < 1:
+            raise ValueError(f"`attention_dropout` must be in [0, 1), got {self.attention_dropout}.")
+        if isinstance(self.max_resolution, (list, tuple)) and len(self.max_resolution) != self.num_axes:
+            raise ValueError(
+                f"`max_resolution` must be one number or one for each of {self.num_axes} axes, got "
+                f"{self.max_resolution}."
+            )
+        if self.num_blocks % self.num_cross_attends:
+            raise ValueError(
+                "`num_cross_attends` must divide `num_blocks`, so that the cross-attends stand evenly before the "
+                f"blocks: got num_cross_attends={self.num_cross_attends} and num_blocks={self.num_blocks}."
+            )
+        if self.d_latents % self.num_self_attention_heads:
+            raise ValueError(
+                "`num_self_attention_heads` must divide `d_latents`: got "
+                f"num_self_attention_heads={self.num_self_attention_heads} and d_latents={self.d_latents}."
+            )
+        for name, width in (("qk_channels", self.cross_qk_channels), ("v_channels", self.cross_v_channels)):
+            if width < 1 or width % self.num_cross_attention_heads:
+                raise ValueError(
+                    f"`num_cross_attention_heads` must divide `{name}` (where `None` is the inputs' width, "
+                    f"{self.input_channels}): got num_cross_attention_heads={self.num_cross_attention_heads} "
+                    f"and {name}={width}."
+                )
+
+    @property
+    def num_axes(self) -> int:
+        """Number of axes of an input's position: 2 for images."""
+        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Sizes of the axes of the configured input."""
+        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
+
+    @property
+    def content_channels(self) -> int:
+        """Channels of an input without its position."""
+        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
+
+    @property
+    def position_channels(self) -> int:
+        """Channels of an input's position: d (1 + 2K) for Fourier features of d axes (paper, section 3.2)."""
+        return self.num_axes * (1 + 2 * self.num_frequency_bands)
+
+    @property
+    def input_channels(self) -> int:
+        """C, the channels of an input: 261 for the paper's ImageNet model."""
+        return self.content_channels + self.position_channels
+
+    @property
+    def cross_qk_channels(self) -> int:
+        """Width of the queries and keys of the cross-attends."""
+        return self.input_channels if self.qk_channels is None else self.qk_channels
+
+    @property
+    def cross_v_channels(self) -> int:
+        """Width of the values of the cross-attends."""
+        return self.input_channels if self.v_channels is None else self.v_channels
+
+    @property
+    def max_resolutions(self) -> tuple[int, ...]:
+        """`max_resolution` for each axis; the top frequency of an axis is half of it."""
+        if self.max_resolution is None:
+            return self.grid
+        if isinstance(self.max_resolution, int):
+            return (self.max_resolution,) * self.num_axes
+        return tuple(self.max_resolution)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers that a forward pass applies, cross-attends and self-attends, shared or not."""
+        return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
+
+
+__all__ = ["IterativePerceiverConfig"]

@@ -1,0 +1,150 @@
+"""Where an input stands: Fourier features of a grid (paper, section 3.2 and appendix D), one table an axis.
+
+On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a table
+an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+
+@dataclass
+class GridPositions:
+    """Positions of the inputs on a grid of A axes of sizes S_1 x ... x S_A; input m = (i_1, ..., i_A), row-major.
+
+    Attributes:
+        tables: one an axis, (B or 1, S_a, 1 + 2K): the coordinate in [-1, 1], then K sines, then K cosines.
+    """
+
+    tables: tuple[torch.Tensor, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return tuple(table.shape[1] for table in self.tables)
+
+    @property
+    def num_channels(self) -> int:
+        """C_p, the channels of a position."""
+        return sum(table.shape[-1] for table in self.tables)
+
+    def channels_of_axis(self, axis: int) -> list[int]:
+        """Which of the C_p channels encode `axis`, in the order of its table's columns. The order of all is that of
+        DeepMind's code: every axis's coordinate, every axis's sines, every axis's cosines."""
+        num_axes, bands = len(self.tables), self.tables[0].shape[-1] // 2
+        return [axis] + [
+            num_axes + wave * num_axes * bands + axis * bands + band for wave in range(2) for band in range(bands)
+        ]
+
+    def dense(self) -> torch.Tensor:
+        """The positions of all inputs, (B or 1, M, C_p)."""
+        num_axes, bands = len(self.tables), self.tables[0].shape[-1] // 2
+        parts = [table.split([1, bands, bands], dim=-1) for table in self.tables]
+        spread = [
+            parts[axis][kind].unflatten(1, [-1 if a == axis else 1 for a in range(num_axes)]).expand(
+                -1, *self.sizes, -1
+            )
+            for kind in range(3)
+            for axis in range(num_axes)
+        ]
+        return torch.cat(spread, dim=-1).flatten(1, num_axes)
+
+
+@dataclass
+class DensePositions:
+    """Positions of inputs that form no grid.
+
+    Attributes:
+        channels: (B or 1, M, C_p).
+    """
+
+    channels: torch.Tensor
+
+    @property
+    def num_channels(self) -> int:
+        """C_p, the channels of a position."""
+        return self.channels.shape[-1]
+
+    def dense(self) -> torch.Tensor:
+        """The positions of all inputs, (B or 1, M, C_p)."""
+        return self.channels
+
+
+def fourier_features(coordinates: torch.Tensor, num_bands: int, max_resolution: float) -> torch.Tensor:
+    """[x, sin(pi f_k x), cos(pi f_k x)], with K frequencies f_k evenly from 1 to `max_resolution / 2` (paper, eq. in
+    section 3.2).
+
+    Args:
+        coordinates: (..., S), in [-1, 1].
+
+    Returns: (..., S, 1 + 2K).
+    """
+    frequencies = torch.linspace(
+        1.0, max_resolution / 2, num_bands, dtype=coordinates.dtype, device=coordinates.device
+    )
+    angles = math.pi * coordinates.unsqueeze(-1) * frequencies
+    return torch.cat([coordinates.unsqueeze(-1), angles.sin(), angles.cos()], dim=-1)
+
+
+def box_coordinates(size: int, first: torch.Tensor, last: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Evenly from -1 at index `first` to 1 at index `last`, both included, by `torch.linspace`'s own arithmetic: counted
+    from the nearer end. An axis of one element stands at -1, as in `linspace`.
+
+    Args:
+        first, last: (B, 1) integers.
+
+    Returns: (B, size); what lies outside the box is beyond [-1, 1].
+    """
+    index = torch.arange(size, device=first.device)
+    intervals = (last - first).clamp(min=1)
+    step = 2.0 / intervals.to(dtype)
+    nearer_first = index - first < (last - first + 2) // 2
+    return torch.where(nearer_first, (index - first) * step - 1.0, 1.0 - (last - index) * step)
+
+
+@lru_cache(maxsize=64)
+def _cached_table(
+    size: int, num_bands: int, max_resolution: float, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    # A table made under inference mode could never take part in training, and this one outlives the call.
+    with torch.inference_mode(False), torch.no_grad():
+        first, last = torch.tensor([[0], [size - 1]], device=device).unsqueeze(-1)
+        return fourier_features(box_coordinates(size, first, last, dtype), num_bands, max_resolution)
+
+
+def fourier_grid(
+    sizes: tuple[int, ...],
+    num_bands: int,
+    max_resolutions: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    mask: torch.Tensor | None = None,
+) -> GridPositions:
+    """Fourier positions of a grid.
+
+    Args:
+        sizes: of the axes.
+        num_bands: K.
+        max_resolutions: one an axis; its top frequency is half of it.
+        dtype: at least float32: half precision cannot hold the angles of high frequencies.
+        mask: (B, *sizes) bool, True where there is an input. The positions are then those of the smallest box that
+            holds an example's inputs, as if the example had come without padding.
+    """
+    if mask is None:
+        # While a graph is traced, a cache would hand out, or keep, tensors that belong to another trace.
+        build = _cached_table.__wrapped__ if torch.compiler.is_compiling() else _cached_table
+        return GridPositions(
+            tuple(build(size, num_bands, top, dtype, device) for size, top in zip(sizes, max_resolutions, strict=True))
+        )
+    tables = []
+    for axis, top in enumerate(max_resolutions):
+        others = [dim for dim in range(1, mask.dim()) if dim != axis + 1]
+        valid = mask.sum(dim=others) > 0 if others else mask
+        index = torch.arange(sizes[axis], device=mask.device)
+        first = torch.where(valid, index, sizes[axis] - 1).amin(dim=1, keepdim=True)
+        last = torch.where(valid, index, 0).amax(dim=1, keepdim=True)
+        tables.append(fourier_features(box_coordinates(sizes[axis], first, last, dtype), num_bands, top))
+    return GridPositions(tuple(tables))
