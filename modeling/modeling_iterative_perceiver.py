@@ -272,9 +272,7 @@ class PerceiverEncoder(nn.Module):
         last_cross_attend, projected = None, None
         for index in range(self.config.num_blocks):
             if index % blocks_per_cross_attend == 0:
-                cross_attend = self.cross_attends[
-                    min(index // blocks_per_cross_attend, len(self.cross_attends) - 1)
-                ]
+                cross_attend = self.cross_attends[min(index // blocks_per_cross_attend, len(self.cross_attends) - 1)]
                 if cross_attend is not last_cross_attend:
                     last_cross_attend, projected = cross_attend, None
                 latents, projected = cross_attend(latents, readable, projected, **kwargs)
@@ -322,7 +320,10 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             std = module.weight[0].numel() ** -0.5 / TRUNCATED_STD
-            init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            if module is getattr(self, "classifier", None):
+                init.zeros_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         else:
@@ -330,8 +331,6 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
         if isinstance(module, PerceiverEncoder):
             std = self.config.initializer_range
             init.trunc_normal_(module.latents, std=std, a=-2 * std, b=2 * std)
-        if isinstance(module, IterativePerceiverForClassification):
-            init.zeros_(module.classifier.weight)
 
 
 class IterativePerceiverModel(IterativePerceiverPreTrainedModel):

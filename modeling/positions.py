@@ -44,9 +44,9 @@ class GridPositions:
         num_axes, bands = len(self.tables), self.tables[0].shape[-1] // 2
         parts = [table.split([1, bands, bands], dim=-1) for table in self.tables]
         spread = [
-            parts[axis][kind].unflatten(1, [-1 if a == axis else 1 for a in range(num_axes)]).expand(
-                -1, *self.sizes, -1
-            )
+            parts[axis][kind]
+            .unflatten(1, [-1 if a == axis else 1 for a in range(num_axes)])
+            .expand(-1, *self.sizes, -1)
             for kind in range(3)
             for axis in range(num_axes)
         ]

@@ -19,9 +19,7 @@ except PackageNotFoundError:  # run from a clone that is not installed
 
 AutoConfig.register("image_perceiver", ImagePerceiverConfig, exist_ok=True)
 AutoModel.register(ImagePerceiverConfig, ImagePerceiverModel, exist_ok=True)
-AutoModelForImageClassification.register(
-    ImagePerceiverConfig, ImagePerceiverForImageClassification, exist_ok=True
-)
+AutoModelForImageClassification.register(ImagePerceiverConfig, ImagePerceiverForImageClassification, exist_ok=True)
 
 __all__ = [
     "IMAGE_VARIANTS",
