@@ -10,7 +10,7 @@ from .image_processing_base_image_perceiver import ImagePerceiverImageProcessorB
 from .image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
 
-class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, TorchvisionBackend):
+class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, TorchvisionBackend):  # type: ignore[misc]
     r"""Turns images into `pixel_values` for `ImagePerceiverForImageClassification`.
 
     The defaults are the evaluation preprocessing of the paper's ImageNet models: crop the centre square whose side is
