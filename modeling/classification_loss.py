@@ -18,12 +18,12 @@ def classification_loss(
     """Cross-entropy, binary cross-entropy or mean squared error, by `config.problem_type`; where that is `None` it is
     inferred from the labels and written down, as transformers does.
 
-    Unlike transformers' own, all three honour `num_items_in_batch`, so that accumulated gradients are those of one large
-    batch; integer labels are taken for many labels an example; and a label without a logit is named.
+    Unlike transformers' own, all three honour `num_items_in_batch`, so that accumulated gradients are those of one
+    large batch; integer labels are taken for many labels an example; and a label without a logit is named.
 
     Args:
-        labels: (B,) integers for one label an example, -100 is left out; (B, num_labels) zeros and ones for many; floats
-            for a regression.
+        labels: (B,) integers for one label an example, -100 is left out; (B, num_labels) zeros and ones for many;
+            floats for a regression.
         logits: (B, num_labels).
         num_items_in_batch: what the Trainer counts: labels in all the batches of an optimiser step.
 

@@ -11,12 +11,22 @@ logger = logging.get_logger(__name__)
 
 # Keys that transformers, peft and the Trainer write into a configuration themselves.
 TRANSFORMERS_KEYS = frozenset(
-    """attn_implementation auto_map base_model_tp_plan bos_token_id custom_pipelines decoder_start_token_id eos_token_id
-    experts_implementation finetuning_task is_decoder model_type name_or_path num_labels output_attentions pad_token_id
-    quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype
-    use_bfloat16 use_cache use_return_dict""".split()
+    {
+        "attn_implementation",
+        "auto_map",
+        "base_model_tp_plan",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "quantization_config",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_cache",
+    }
 )
-
 MINIMA = {
     "num_latents": 1,
     "d_latents": 1,
@@ -35,7 +45,7 @@ MINIMA = {
 class IterativePerceiverConfig(PreTrainedConfig):
     r"""
     The part of the configuration that all modalities share; use the class of a modality, such as
-    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1 and appendix C).
+    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1, appendix C).
 
     Letters: N latents of D channels, M inputs of C channels.
 

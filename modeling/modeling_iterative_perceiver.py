@@ -1,12 +1,12 @@
 """The Perceiver from inputs to logits, for any modality; read it from top to bottom as the paper's figure 1.
 
-A small latent array (N, D) attends to a large input array (M, C), then to itself, block after block; the answer is read
-from the latents. *Perceiver: General Perception with Iterative Attention*, arXiv 2103.03206.
+A small latent array (N, D) attends to a large input array (M, C), then to itself, block after block; the answer is
+read from the latents. *Perceiver: General Perception with Iterative Attention*, arXiv 2103.03206.
 
 Letters: B batch, M inputs, N latents, C channels of an input, D channels of a latent, H heads.
 
-As DeepMind's released code, with two differences: the cross-attends are repeated as in the paper (the released encoder has
-one), and GELU is exact instead of its tanh approximation.
+As DeepMind's released code, with two differences: the cross-attends are repeated as in the paper (the released encoder
+has one), and GELU is exact instead of its tanh approximation.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def eager_attention_forward(
 
 
 def attention_implementation(config: IterativePerceiverConfig, kwargs: TransformersKwargs) -> str:
-    """The configured implementation, except that attention weights, when asked for, come from the one that has them."""
+    """The configured implementation; attention weights, when asked for, come from the one that has them."""
     return "eager" if kwargs.get("output_attentions", config.output_attentions) else config._attn_implementation
 
 
@@ -141,7 +141,7 @@ class PerceiverCrossAttention(nn.Module):
 
 
 class DenseInputs:
-    """Reads the inputs as the paper writes it: keys and values for each of them, through transformers' attention interface.
+    """Reads the inputs as the paper writes it: a key and a value each, through transformers' attention interface.
 
     Args:
         inputs: the inputs.
@@ -230,8 +230,8 @@ class PerceiverSelfAttend(PerceiverLayer):
 
 
 class PerceiverCrossAttend(PerceiverLayer):
-    """The latents take in the inputs: (B, N, D), inputs -> (B, N, D), and the projected inputs for the next attend with
-    the same weights."""
+    """The latents take in the inputs: (B, N, D), inputs -> (B, N, D), and the projected inputs for the next attend
+    with the same weights."""
 
     def __init__(self, config: IterativePerceiverConfig):
         super().__init__()

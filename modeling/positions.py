@@ -1,7 +1,7 @@
 """Where an input stands: Fourier features of a grid (paper, section 3.2 and appendix D), one table an axis.
 
-On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a table
-an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
+On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a
+table an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
 """
 
 import math
@@ -90,8 +90,8 @@ def fourier_features(coordinates: torch.Tensor, num_bands: int, max_resolution: 
 
 
 def box_coordinates(size: int, first: torch.Tensor, last: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Evenly from -1 at index `first` to 1 at index `last`, both included, by `torch.linspace`'s own arithmetic: counted
-    from the nearer end. An axis of one element stands at -1, as in `linspace`.
+    """Evenly from -1 at index `first` to 1 at index `last`, both included, counted from the nearer end as
+    `torch.linspace` does. An axis of one element stands at -1, as in `linspace`.
 
     Args:
         first, last: (B, 1) integers.

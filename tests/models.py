@@ -7,7 +7,7 @@ from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassificatio
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Moves every parameter off its initial value, so that no zero bias, unit scale or zero classifier hides a mistake."""
+    """Moves every parameter off its initial value, so that no zero bias or unit scale hides a mistake."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""The layout that DESIGN and README promise: rooms that do not know each other, and files that can travel to the Hub."""
+"""The layout: rooms that do not know each other, and files that can travel to the Hub."""
 
 import ast
 import re

@@ -1,0 +1,38 @@
+"""Remakes the golden values: `python -m tests.make_golden`.
+
+They hold the model to what it computed when they were made. Remake them only for a change that is meant to change the
+answers, and say so in CHANGELOG.md.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.models import tiny_image_model
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden_image_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits, hidden states and some gradients of the tiny image model with seed 0, in float64."""
+    model = tiny_image_model(num_blocks=4, num_cross_attends=2).double()
+    pixels = torch.linspace(-2, 2, 2 * 3 * 12 * 10, dtype=torch.float64).sin().mul(3).view(2, 3, 12, 10)
+    output = model(pixels, labels=torch.tensor([3, 7]), output_hidden_states=True)
+    output.loss.backward()
+    encoder = model.perceiver.encoder
+    return {
+        "pixel_values": pixels,
+        "loss": output.loss.detach(),
+        "logits": output.logits.detach(),
+        "hidden_states": torch.stack(output.hidden_states).detach(),
+        "gradient.latents": encoder.latents.grad,
+        "gradient.first_cross_attend.k_proj": encoder.cross_attends[0].attention.k_proj.weight.grad,
+        "gradient.later_cross_attends.inputs_norm": encoder.cross_attends[1].attention.inputs_norm.weight.grad,
+        "gradient.block.fc1": encoder.blocks[0][0].mlp.fc1.weight.grad,
+    }
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    save_file({name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors")
