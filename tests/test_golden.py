@@ -10,5 +10,4 @@ def test_image_model_gives_its_golden_values():
     expected, actual = load_file(GOLDEN / "image.safetensors"), golden_image_values()
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
-        # The random parameters are made in float32 and are the same everywhere; the model computes in float64.
         torch.testing.assert_close(actual[name], value, atol=1e-9, rtol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
