@@ -86,8 +86,10 @@ class IterativePerceiverConfig(PreTrainedConfig):
             Dropout on all attention weights. The paper found that dropout degraded performance.
         initializer_range (`float`, defaults to 0.02):
             Scale of the latents' truncated normal initialisation, cut at two standard deviations.
-        cross_attention_implementation (`"auto"` or `"dense"`, defaults to `"auto"`):
-            How the cross-attends are computed; all give the same answer.
+        cross_attention_implementation (`"auto"`, `"factored"`, `"absorbed"` or `"dense"`, defaults to `"auto"`):
+            How the cross-attends are computed; all give the same answer. `"dense"` makes keys and values of all inputs
+            and goes through the attention interface; `"absorbed"` makes neither; `"factored"` uses that positions on a
+            grid are separable. `"auto"` takes the cheapest that gives what was asked.
 
     Raises:
         ValueError: for a field that does not exist, and for fields that contradict each other.
@@ -120,7 +122,7 @@ class IterativePerceiverConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
-    cross_attention_implementation: Literal["auto", "dense"] = "auto"
+    cross_attention_implementation: Literal["auto", "factored", "absorbed", "dense"] = "auto"
 
     def __post_init__(self, **kwargs):
         if unknown := self._unknown_fields(kwargs):

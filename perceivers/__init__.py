@@ -30,8 +30,8 @@ AutoImageProcessor.register(
 
 
 def register_for_remote_code() -> None:
-    """From now on `save_pretrained` and `push_to_hub` write the code beside the weights, so that the folder loads where
-    this package is not installed, with `trust_remote_code=True`."""
+    """From now on `save_pretrained` and `push_to_hub` write the code beside the weights, so that the folder loads
+    where this package is not installed, with `trust_remote_code=True`."""
     ImagePerceiverConfig.register_for_auto_class()
     ImagePerceiverModel.register_for_auto_class("AutoModel")
     ImagePerceiverForImageClassification.register_for_auto_class("AutoModelForImageClassification")

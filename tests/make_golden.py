@@ -45,4 +45,6 @@ def golden_image_values() -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    save_file({name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors"
+    )

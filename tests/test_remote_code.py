@@ -63,4 +63,7 @@ def test_a_pushed_folder_loads_without_the_package(tmp_path, backend):
     answer = json.loads(result.stdout.splitlines()[-1])
     assert torch.equal(torch.tensor(answer["logits"]), expected)
     assert answer["label"] == f"digit {expected.argmax().item()}"
-    assert answer["classes"] == ["transformers_modules." + answer["classes"][0].split(".", 1)[1], processor_class.__name__]
+    assert answer["classes"] == [
+        "transformers_modules." + answer["classes"][0].split(".", 1)[1],
+        processor_class.__name__,
+    ]
