@@ -69,7 +69,8 @@ def eager_attention_forward(
         # Weights may be asked for under another implementation, whose mask is boolean.
         is_boolean = attention_mask.dtype == torch.bool
         scores = scores.masked_fill(~attention_mask, float("-inf")) if is_boolean else scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
