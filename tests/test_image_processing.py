@@ -316,6 +316,28 @@ def test_floats(processor_class, dtype):
     assert torch.equal(values[0], expected)
 
 
+@pytest.mark.parametrize("resample", [0, 2, 3])
+def test_floats_are_resized_as_floats(processor_class, resample):
+    """Any range, at full precision, and alike on both backends (float32 sums in different orders: 1e-5 of the range).
+
+    0..1 and 0..255 are what the 8 bits of `transformers` would take; black and white in floats would lose its grays.
+    """
+    kwargs = {"do_resize": True, "size": {"shortest_edge": 20}, "resample": resample, "do_convert_rgb": False}
+    integers = np.random.default_rng(0).integers(100, 150, (3, 50, 31), dtype=np.uint8)  # so that nothing overshoots
+    from_integers = pixels(processor_class, integers, **kwargs)
+    for low, high in (0, 1), (0, 255), (-1, 1):
+        scale = (high - low) / 255
+        floats = pixels(processor_class, integers.astype(np.float32) * scale + low, **kwargs)
+        assert floats.shape == (3, 32, 20)
+        # 8 bits round once an axis
+        np.testing.assert_allclose((floats - low) / scale, from_integers, rtol=0, atol=1.01)
+    black_and_white = np.random.default_rng(0).integers(0, 2, (50, 31)).astype(np.float32)
+    torchvision, pil = (pixels(cls, black_and_white, **kwargs) for cls in LIBRARY)
+    np.testing.assert_allclose(torchvision, pil, rtol=0, atol=1e-5)
+    if resample != PIL.Image.Resampling.NEAREST:
+        assert len(np.unique(pil)) > 100
+
+
 def test_floats_that_are_rescaled_already(processor_class, monkeypatch):
     warnings = []
     monkeypatch.setattr(base.logger, "warning_once", warnings.append)
