@@ -1,12 +1,14 @@
 """Configuration of the Perceiver for images, and the table of its published variants."""
 
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from .checkpoint_conversion import config_from_transformers, is_transformers_perceiver
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 
 IMAGENET = {"num_labels": 1000}
+PERCEIVER_IO = {**IMAGENET, "num_cross_attends": 1, "head": "query"}
 TABLE_5 = {**IMAGENET, "num_self_attends_per_block": 0, "share_cross_attends": "none"}
 
 # Each row is what differs from the defaults, which are the paper's best ImageNet model.
@@ -24,6 +26,21 @@ IMAGE_VARIANTS: dict[str, dict[str, Any]] = {
     "imagenet-4-cross-attends-only": {**TABLE_5, "num_blocks": 4, "num_cross_attends": 4},  # [P] table 5
     "imagenet-8-cross-attends-only": {**TABLE_5, "num_blocks": 8, "num_cross_attends": 8},  # [P] table 5
     "imagenet-12-cross-attends-only": {**TABLE_5, "num_blocks": 12, "num_cross_attends": 12},  # [P] table 5
+    "deepmind-fourier": PERCEIVER_IO,  # [IO] table 7, `vision-perceiver-fourier`: 79.0 %, 48.4 M parameters
+    "deepmind-learned": {  # [IO] table 7, `vision-perceiver-learned`: 72.7 %, 62.3 M parameters
+        **PERCEIVER_IO,
+        "stem": "conv1x1",
+        "stem_channels": 256,
+        "position_encoding": "learned",
+        "learned_position_channels": 256,
+        "position_projection_channels": 256,
+    },
+    "deepmind-conv": {  # [IO] table 7, `vision-perceiver-conv`: 82.1 %, 48.6 M parameters
+        **PERCEIVER_IO,
+        "stem": "conv",
+        "stem_channels": 64,
+        "max_resolution": 56,
+    },
     "tiny": {  # ours, for tests and first steps
         "image_size": 16,
         "num_latents": 8,
@@ -47,10 +64,22 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
 
     Args:
         image_size (`int` or `(height, width)`, defaults to 224):
-            The size that the model was made for, in pixels. It accepts any other; the Fourier frequencies stay those
-            of this size, so that a position keeps its meaning.
+            The size that the model was made for, in pixels. With Fourier positions it accepts any other; the
+            frequencies stay those of this size, so that a position keeps its meaning.
         num_channels (`int`, defaults to 3):
             Channels of a pixel.
+        stem (`"pixels"`, `"conv1x1"` or `"conv"`, defaults to `"pixels"`):
+            What becomes of the pixels before they are inputs. `"pixels"`: nothing. `"conv1x1"`: each is mapped to
+            `stem_channels`. `"conv"`: a 7 x 7 convolution to `stem_channels`, batch norm and max pooling leave one
+            input for 4 x 4 pixels (Perceiver IO, arXiv 2107.14795, appendix A).
+        stem_channels (`int`, defaults to 64):
+            Channels that a convolutional stem gives.
+        position_encoding (`"fourier"` or `"learned"`, defaults to `"fourier"`):
+            How an input says where it stands. `"learned"`: by a table with a row an input of the configured size.
+        learned_position_channels (`int`, defaults to 256):
+            Channels of a row of that table.
+        position_projection_channels (`int`, *optional*):
+            Channels that the rows are mapped to by a linear layer; `None` takes them as they are.
 
     Example:
         >>> config = ImagePerceiverConfig.from_variant("imagenet-fourier", num_labels=10)
@@ -60,6 +89,11 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
 
     image_size: int | list[int] | tuple[int, int] = 224
     num_channels: int = 3
+    stem: Literal["pixels", "conv1x1", "conv"] = "pixels"
+    stem_channels: int = 64
+    position_encoding: Literal["fourier", "learned"] = "fourier"  # type: ignore[assignment]
+    learned_position_channels: int = 256
+    position_projection_channels: int | None = None
 
     @classmethod
     def from_variant(cls, name: str, **changes: Any) -> "ImagePerceiverConfig":
@@ -72,11 +106,41 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
             raise ValueError(f"There is no variant `{name}`; the variants are {', '.join(IMAGE_VARIANTS)}.")
         return cls(**{**IMAGE_VARIANTS[name], **changes})
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers' own; the configuration of one of its own Perceivers comes back converted.
+
+        Raises:
+            ValueError: if it describes a Perceiver that this class cannot, see [`config_from_transformers`].
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if is_transformers_perceiver(config_dict):
+            config_dict = config_from_transformers(config_dict)
+        return config_dict, kwargs
+
     def validate_architecture(self):
-        if len(self.grid) != 2 or min(self.grid) < 1:
+        if len(self.image_sizes) != 2 or min(self.image_sizes) < 1:
             raise ValueError(f"`image_size` must be one or two positive integers, got {self.image_size}.")
-        if self.num_channels < 1:
-            raise ValueError(f"`num_channels` must be at least 1, got {self.num_channels}.")
+        if min(self.grid) < 1:
+            raise ValueError(f'`stem="conv"` needs images of 5 x 5 pixels or more, got image_size={self.image_size}.')
+        for name in ("num_channels", "stem_channels", "learned_position_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.position_projection_channels is not None:
+            if self.position_projection_channels < 1:
+                raise ValueError(
+                    f"`position_projection_channels` must be at least 1, got {self.position_projection_channels}."
+                )
+            if self.position_encoding != "learned":
+                raise ValueError(
+                    "`position_projection_channels` is for learned positions, got position_projection_channels="
+                    f"{self.position_projection_channels} and position_encoding={self.position_encoding!r}."
+                )
+        if self.position_encoding == "learned" and self.cross_attention_implementation == "factored":
+            raise ValueError(
+                '`cross_attention_implementation="factored"` needs positions that are separable, got '
+                'position_encoding="learned"; use "auto" or "absorbed".'
+            )
         super().validate_architecture()
 
     @property
@@ -85,14 +149,29 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
         return 2
 
     @property
-    def grid(self) -> tuple[int, ...]:
+    def image_sizes(self) -> tuple[int, ...]:
         """Height and width of the configured image in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
 
     @property
+    def grid(self) -> tuple[int, ...]:
+        """Height and width of the inputs that the stem makes of the configured image."""
+        if self.stem != "conv":
+            return self.image_sizes
+        # The convolution keeps every second pixel; then windows of 3 stand side by side, 2 apart.
+        return tuple(((size + 1) // 2 - 1) // 2 for size in self.image_sizes)
+
+    @property
     def content_channels(self) -> int:
-        """Channels of a pixel."""
-        return self.num_channels
+        """Channels of a pixel, or those that a convolutional stem makes of them."""
+        return self.num_channels if self.stem == "pixels" else self.stem_channels
+
+    @property
+    def position_channels(self) -> int:
+        """Channels of an input's position: of the Fourier features, or of the learned table, projected or not."""
+        if self.position_encoding == "fourier":
+            return self.fourier_channels
+        return self.position_projection_channels or self.learned_position_channels
 
 
 __all__ = ["IMAGE_VARIANTS", "ImagePerceiverConfig"]

@@ -78,8 +78,10 @@ class IterativePerceiverConfig(PreTrainedConfig):
             Frequencies are spaced evenly from 1 to `max_resolution / 2`. `None` is the configured grid.
         position_encoding (`"fourier"`, defaults to `"fourier"`):
             How an input says where it stands.
-        head (`"mean"`, defaults to `"mean"`):
-            `"mean"`: the mean over the latents and one linear layer.
+        head (`"mean"` or `"query"`, defaults to `"mean"`):
+            What the classifier, one linear layer, reads. `"mean"`: the mean over the latents, as the paper. `"query"`:
+            what a learned query of D channels takes from the latents by a cross-attend, as Perceiver IO
+            (arXiv 2107.14795, appendix A).
         hidden_act (`str`, defaults to `"gelu"`), layer_norm_eps (`float`, defaults to 1e-5):
             Activation of the MLPs and epsilon of the layer norms.
         attention_dropout (`float`, defaults to 0.0):
@@ -117,7 +119,7 @@ class IterativePerceiverConfig(PreTrainedConfig):
     num_frequency_bands: int = 64
     max_resolution: int | list[int] | tuple[int, ...] | None = None
     position_encoding: Literal["fourier"] = "fourier"
-    head: Literal["mean"] = "mean"
+    head: Literal["mean", "query"] = "mean"
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     attention_dropout: float | int = 0.0
@@ -203,9 +205,14 @@ class IterativePerceiverConfig(PreTrainedConfig):
         raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
 
     @property
-    def position_channels(self) -> int:
-        """Channels of an input's position: d (1 + 2K) for Fourier features of d axes (paper, section 3.2)."""
+    def fourier_channels(self) -> int:
+        """Channels of the Fourier features of a position: d (1 + 2K) for d axes (paper, section 3.2)."""
         return self.num_axes * (1 + 2 * self.num_frequency_bands)
+
+    @property
+    def position_channels(self) -> int:
+        """Channels of an input's position."""
+        return self.fourier_channels
 
     @property
     def input_channels(self) -> int:

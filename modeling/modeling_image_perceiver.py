@@ -8,40 +8,54 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checkpoint_conversion import KEY_MAPPING
 from .configuration_image_perceiver import ImagePerceiverConfig
+from .image_inputs import ImageInputs, LearnedPositions
 from .modeling_iterative_perceiver import (
     IterativePerceiverClassifierOutput,
     IterativePerceiverForClassification,
     IterativePerceiverModel,
-    PerceiverInputs,
+    IterativePerceiverPreTrainedModel,
+    init_truncated_normal,
 )
-from .positions import fourier_grid
 
 
-class PixelInputs(nn.Module):
-    """Every pixel is an input: (B, channels, height, width) -> M = height * width inputs in row-major order."""
+class ImagePerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
+    """What both models for images share: their input, and that they load transformers' own Perceivers for images."""
 
-    def __init__(self, config: ImagePerceiverConfig):
-        super().__init__()
-        self.config = config
+    config: ImagePerceiverConfig
+    main_input_name = "pixel_values"
+    input_modalities = "image"
 
-    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> PerceiverInputs:
-        positions = fourier_grid(
-            sizes=tuple(pixel_values.shape[2:]),
-            num_bands=self.config.num_frequency_bands,
-            max_resolutions=self.config.max_resolutions,
-            dtype=torch.promote_types(pixel_values.dtype, torch.float32),
-            device=pixel_values.device,
-            mask=pixel_mask,
-        )
-        return PerceiverInputs(
-            content=pixel_values.flatten(2).transpose(1, 2),
-            positions=positions,
-            mask=None if pixel_mask is None else pixel_mask.flatten(1),
-        )
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LearnedPositions):
+            init_truncated_normal(module.table, self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As transformers' own, of a name on the Hub or a folder, in this package's layout or in that of transformers'
+        own Perceivers for images, such as `deepmind/vision-perceiver-fourier`; those are converted while they load.
+
+        The converted configuration keeps the attention dropout, which transformers sets to 0.1 where a configuration
+        says nothing, though DeepMind trained without. `attention_dropout=0.0` turns it off, and training gets faster.
+
+        Raises:
+            ValueError: for a Perceiver that is not for images, or has what this class cannot express.
+            OSError: as transformers', and see [`SafetensorsPreTrainedModel.from_pretrained`].
+        """
+        kwargs.setdefault("key_mapping", KEY_MAPPING)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs["key_mapping"] is KEY_MAPPING:
+            model._weight_conversions = (
+                None  # or `save_pretrained` would write the weights in the layout that was read
+            )
+        return loaded
 
 
-class ImagePerceiverModel(IterativePerceiverModel):
+class ImagePerceiverModel(ImagePerceiverPreTrainedModel, IterativePerceiverModel):
     r"""
     The Perceiver for images without a head: an image -> its latents.
 
@@ -51,13 +65,9 @@ class ImagePerceiverModel(IterativePerceiverModel):
         torch.Size([1, 8, 32])
     """
 
-    config: ImagePerceiverConfig
-    main_input_name = "pixel_values"
-    input_modalities = "image"
-
     def __init__(self, config: ImagePerceiverConfig):
         super().__init__(config)
-        self.inputs = PixelInputs(config)
+        self.inputs = ImageInputs(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -66,17 +76,21 @@ class ImagePerceiverModel(IterativePerceiverModel):
         self,
         pixel_values: torch.Tensor,
         pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         r"""
         Args:
-            pixel_values: (B, `num_channels`, height, width), normalised; any height and width.
-            pixel_mask: (B, height, width), 1 or True for pixels of the image, 0 or False for padding. Positions are
-                those of the smallest box that holds an image's pixels, so padding changes nothing.
+            pixel_values: (B, `num_channels`, height, width), normalised; with Fourier positions, any height and width.
+            pixel_mask: (B, height, width), 1 or True for pixels of the image, 0 or False for padding. Fourier
+                positions are those of the smallest box that holds an image's pixels, so padding changes nothing.
+                Learned positions are those of the array, padding included.
+            interpolate_pos_encoding: interpolate learned positions if the image is not of the configured size.
             output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
 
         Returns: `last_hidden_state` (B, `num_latents`, `d_latents`), `hidden_states` (the latents at first and after
-            every layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, height * width).
+            every layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, M), where the M inputs
+            are the pixels, or what the stem makes of them, row by row.
 
         Raises:
             ValueError: if a shape is not as above.
@@ -93,23 +107,20 @@ class ImagePerceiverModel(IterativePerceiverModel):
                     f"{(pixel_values.shape[0], *pixel_values.shape[2:])}, got {tuple(pixel_mask.shape)}."
                 )
             pixel_mask = pixel_mask.bool()
-        return self.encode(self.inputs(pixel_values.to(self.dtype), pixel_mask), **kwargs)
+        inputs = self.inputs(pixel_values.to(self.dtype), pixel_mask, interpolate_pos_encoding)
+        return self.encode(inputs, **kwargs)
 
 
-class ImagePerceiverForImageClassification(IterativePerceiverForClassification):
+class ImagePerceiverForImageClassification(ImagePerceiverPreTrainedModel, IterativePerceiverForClassification):
     r"""
-    The Perceiver for images with a classification head: the mean over the latents and one linear layer (paper, section
-    3.2).
+    The Perceiver for images with a classification head: one linear layer on the mean over the latents (paper, section
+    3.2), or on what a learned query takes from them (Perceiver IO).
 
     Example:
         >>> model = ImagePerceiverForImageClassification(ImagePerceiverConfig.from_variant("tiny"))
         >>> model(torch.randn(2, 3, 16, 16), labels=torch.tensor([3, 7])).logits.shape
         torch.Size([2, 10])
     """
-
-    config: ImagePerceiverConfig
-    main_input_name = "pixel_values"
-    input_modalities = "image"
 
     def __init__(self, config: ImagePerceiverConfig):
         super().__init__(config, ImagePerceiverModel)
@@ -120,11 +131,12 @@ class ImagePerceiverForImageClassification(IterativePerceiverForClassification):
         pixel_values: torch.Tensor,
         pixel_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IterativePerceiverClassifierOutput:
         r"""
         Args:
-            pixel_values, pixel_mask: as [`ImagePerceiverModel.forward`].
+            pixel_values, pixel_mask, interpolate_pos_encoding: as [`ImagePerceiverModel.forward`].
             labels: (B,) class indices, or (B, `num_labels`) zeros and ones for many labels an image.
 
         Returns: `logits` (B, `num_labels`) and, with labels, `loss`; see [`IterativePerceiverClassifierOutput`].
@@ -132,7 +144,7 @@ class ImagePerceiverForImageClassification(IterativePerceiverForClassification):
         Raises:
             ValueError: if a shape is wrong or a label is not below `num_labels`.
         """
-        outputs = self.perceiver(pixel_values, pixel_mask, **kwargs)
+        outputs = self.perceiver(pixel_values, pixel_mask, interpolate_pos_encoding, **kwargs)
         return self.classify(outputs, labels, **kwargs)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
@@ -28,10 +27,16 @@ from transformers.utils import TransformersKwargs
 from .classification_loss import classification_loss
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 from .positions import DensePositions, GridPositions
+from .safetensors_only import SafetensorsPreTrainedModel
 from .structured_inputs import AbsorbedInputs, FactoredInputs, StructuredInputs
 
 # The standard deviation of a standard normal distribution that is cut at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
+
+
+def init_truncated_normal(parameter: torch.Tensor, std: float) -> None:
+    """Fills a parameter from a normal distribution that is cut at two standard deviations."""
+    init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
 
 
 @dataclass
@@ -115,17 +120,19 @@ class PerceiverCrossAttention(nn.Module):
     How the inputs are read is theirs to know, see [`DenseInputs`]; the weights are here.
     """
 
-    def __init__(self, config: IterativePerceiverConfig, input_channels: int):
+    def __init__(
+        self, config: IterativePerceiverConfig, input_channels: int, qk_channels: int, v_channels: int, num_heads: int
+    ):
         super().__init__()
         self.config = config
-        self.num_heads = config.num_cross_attention_heads
-        self.scaling = (config.cross_qk_channels // self.num_heads) ** -0.5
+        self.num_heads = num_heads
+        self.scaling = (qk_channels // num_heads) ** -0.5
         self.is_causal = False
         self.inputs_norm = nn.LayerNorm(input_channels, eps=config.layer_norm_eps)
-        self.q_proj = nn.Linear(config.d_latents, config.cross_qk_channels)
-        self.k_proj = nn.Linear(input_channels, config.cross_qk_channels)
-        self.v_proj = nn.Linear(input_channels, config.cross_v_channels)
-        self.o_proj = nn.Linear(config.cross_v_channels, config.d_latents)
+        self.q_proj = nn.Linear(config.d_latents, qk_channels)
+        self.k_proj = nn.Linear(input_channels, qk_channels)
+        self.v_proj = nn.Linear(input_channels, v_channels)
+        self.o_proj = nn.Linear(v_channels, config.d_latents)
 
     def split_heads(self, channels: torch.Tensor) -> torch.Tensor:
         """(B, L, H d) -> (B, H, L, d)."""
@@ -246,12 +253,30 @@ class PerceiverCrossAttend(PerceiverLayer):
     """The latents take in the inputs: (B, N, D), inputs -> (B, N, D), and the projected inputs for the next attend
     with the same weights."""
 
-    def __init__(self, config: IterativePerceiverConfig):
+    def __init__(self, config: IterativePerceiverConfig, attention: PerceiverCrossAttention, widening_factor: int):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps)
-        self.attention = PerceiverCrossAttention(config, config.input_channels)
+        self.attention = attention
         self.mlp_norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps)
-        self.mlp = PerceiverMLP(config, config.cross_attention_widening_factor)
+        self.mlp = PerceiverMLP(config, widening_factor)
+
+    @classmethod
+    def to_inputs(cls, config: IterativePerceiverConfig) -> "PerceiverCrossAttend":
+        """As the encoder has it: widths and heads are configured."""
+        attention = PerceiverCrossAttention(
+            config,
+            config.input_channels,
+            config.cross_qk_channels,
+            config.cross_v_channels,
+            config.num_cross_attention_heads,
+        )
+        return cls(config, attention, config.cross_attention_widening_factor)
+
+    @classmethod
+    def to_latents(cls, config: IterativePerceiverConfig) -> "PerceiverCrossAttend":
+        """As Perceiver IO's classification decoder has it: one head, and all widths are a latent's."""
+        width = config.d_latents
+        return cls(config, PerceiverCrossAttention(config, width, width, width, num_heads=1), widening_factor=1)
 
     def forward(
         self,
@@ -275,7 +300,7 @@ class PerceiverEncoder(nn.Module):
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.d_latents))
         # Every set of weights is registered once, and applied as often as the schedule says.
         self.cross_attends = nn.ModuleList(
-            PerceiverCrossAttend(config) for _ in range(min(distinct, config.num_cross_attends))
+            PerceiverCrossAttend.to_inputs(config) for _ in range(min(distinct, config.num_cross_attends))
         )
         self.blocks = nn.ModuleList(
             nn.ModuleList(PerceiverSelfAttend(config) for _ in range(config.num_self_attends_per_block))
@@ -334,23 +359,39 @@ class LatentMean(nn.Module):
         return latents.mean(dim=1)
 
 
-class IterativePerceiverPreTrainedModel(PreTrainedModel):
+class LatentQuery(nn.Module):
+    """The answer of Perceiver IO: a learned query attends to the latents, (B, N, D) -> (B, D)."""
+
+    def __init__(self, config: IterativePerceiverConfig):
+        super().__init__()
+        self.config = config
+        self.query = nn.Parameter(torch.empty(1, config.d_latents))
+        self.cross_attend = PerceiverCrossAttend.to_latents(config)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        query = self.query.expand(latents.shape[0], -1, -1)
+        nowhere = DensePositions(latents.new_empty(1, latents.shape[1], 0))
+        readable = DenseInputs(PerceiverInputs(latents, nowhere), query, self.config)
+        return self.cross_attend(query, readable)[0].squeeze(1)
+
+
+class IterativePerceiverPreTrainedModel(SafetensorsPreTrainedModel):
     """Initialisation, and what the models of all modalities can do.
 
     Initialised as DeepMind's code:
 
     | parameter | distribution |
     |---|---|
-    | latents | normal, std `initializer_range`, cut at 2 std |
+    | latents, the query of `head="query"` | normal, std `initializer_range`, cut at 2 std |
     | linear layers, convolutions | normal, cut at 2 std, so that the std is 1 / sqrt(fan in) |
-    | biases, and the weights of the classifier | 0 |
-    | layer norms | 1 and 0 |
+    | biases, and the weights of the classifier of `head="mean"` | 0 |
+    | layer norms, batch norms | 1 and 0 |
     """
 
     config: IterativePerceiverConfig
     base_model_prefix = "perceiver"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["PerceiverCrossAttend", "PerceiverSelfAttend"]  # noqa: RUF012
+    _no_split_modules = ["LatentQuery", "PerceiverCrossAttend", "PerceiverSelfAttend"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -365,18 +406,18 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            std = module.weight[0].numel() ** -0.5 / TRUNCATED_STD
-            if module is getattr(self, "classifier", None):
+            if module is getattr(self, "classifier", None) and self.config.head == "mean":
                 init.zeros_(module.weight)
             else:
-                init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                init_truncated_normal(module.weight, module.weight[0].numel() ** -0.5 / TRUNCATED_STD)
             if module.bias is not None:
                 init.zeros_(module.bias)
         else:
             super()._init_weights(module)
         if isinstance(module, PerceiverEncoder):
-            std = self.config.initializer_range
-            init.trunc_normal_(module.latents, std=std, a=-2 * std, b=2 * std)
+            init_truncated_normal(module.latents, self.config.initializer_range)
+        elif isinstance(module, LatentQuery):
+            init_truncated_normal(module.query, self.config.initializer_range)
 
 
 class IterativePerceiverModel(IterativePerceiverPreTrainedModel):
@@ -416,7 +457,7 @@ class IterativePerceiverForClassification(IterativePerceiverPreTrainedModel):
     def __init__(self, config: IterativePerceiverConfig, body: type[IterativePerceiverModel]):
         super().__init__(config)
         self.perceiver = body(config)
-        self.pooler = LatentMean()
+        self.pooler = LatentQuery(config) if config.head == "query" else LatentMean()
         self.classifier = nn.Linear(config.d_latents, config.num_labels)  # type: ignore[arg-type]
         self.loss_function = classification_loss
         self.post_init()

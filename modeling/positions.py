@@ -87,7 +87,7 @@ def fourier_features(coordinates: torch.Tensor, num_bands: int, max_resolution: 
     frequencies = torch.linspace(
         1.0, max_resolution / 2, num_bands, dtype=coordinates.dtype, device=coordinates.device
     )
-    angles = math.pi * coordinates.unsqueeze(-1) * frequencies
+    angles = coordinates.unsqueeze(-1) * frequencies * math.pi  # in this order, as DeepMind: the last bits matter
     return torch.cat([coordinates.unsqueeze(-1), angles.sin(), angles.cos()], dim=-1)
 
 
@@ -113,8 +113,8 @@ def _cached_table(
 ) -> torch.Tensor:
     # A table made under inference mode could never take part in training, and this one outlives the call.
     with torch.inference_mode(False), torch.no_grad():
-        first, last = torch.tensor([[0], [size - 1]], device=device).unsqueeze(-1)
-        return fourier_features(box_coordinates(size, first, last, dtype), num_bands, max_resolution)
+        coordinates = torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device)
+        return fourier_features(coordinates.unsqueeze(0), num_bands, max_resolution)
 
 
 def fourier_grid(

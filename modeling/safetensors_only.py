@@ -1,0 +1,59 @@
+"""Weights are data: they are read from safetensors, which hold nothing but tensors."""
+
+import contextlib
+from os import PathLike
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils.hub import has_file
+
+
+class SafetensorsPreTrainedModel(PreTrainedModel):
+    """A model whose `from_pretrained` refuses pickled weights, and says which weights it could not read."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike | None,
+        *model_args,
+        use_safetensors: bool | None = True,
+        **kwargs,
+    ):
+        """As transformers' own, but a pickle is read only if `use_safetensors=False` asks for it; its types are then
+        still restricted, see `weights_only`.
+
+        Raises:
+            OSError: if there is nothing to load, only a pickle, or a file that is truncated or corrupt.
+        """
+        try:
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, use_safetensors=use_safetensors, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of {pretrained_model_name_or_path} cannot be read, a file is truncated or corrupt: {error}."
+            ) from error
+        except OSError as error:
+            if use_safetensors and _has_pickle(pretrained_model_name_or_path, kwargs):
+                raise OSError(
+                    f"{pretrained_model_name_or_path} has its weights as a pickle only, which can run code when read; "
+                    f"write them as safetensors with `perceivers convert {pretrained_model_name_or_path} TARGET "
+                    "--allow_pickle`, or pass `use_safetensors=False`."
+                ) from error
+            raise
+
+
+def _has_pickle(name: str | PathLike | None, kwargs: dict[str, Any]) -> bool:
+    if name is None:
+        return False
+    where = {key: kwargs[key] for key in ("revision", "token", "local_files_only", "cache_dir") if key in kwargs}
+    subfolder = kwargs.get("subfolder")
+    prefix = f"{subfolder}/" if subfolder else ""
+    with contextlib.suppress(OSError):  # it is looked for to explain an error, which is then the one to raise
+        return any(has_file(name, prefix + file, **where) for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
+    return False
+
+
+__all__ = ["SafetensorsPreTrainedModel"]
