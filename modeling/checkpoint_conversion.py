@@ -184,7 +184,7 @@ def _widths_from_transformers(theirs: PerceiverConfig) -> dict[str, int | None]:
 
 
 def _widths_to_transformers(config: "ImagePerceiverConfig") -> dict[str, Any]:
-    widths = {
+    widths: dict[tuple[int, int], dict[str, Any]] = {
         (config.input_channels, config.input_channels): {"cross_attention_shape_for_attention": "kv"},
         (config.input_channels, config.d_latents): {"v_channels": config.d_latents},
         (config.d_latents, config.d_latents): {"cross_attention_shape_for_attention": "q"},

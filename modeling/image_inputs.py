@@ -26,7 +26,7 @@ class PixelStem(nn.Module):
 
 
 class PointwiseStem(nn.Module):
-    """Every pixel is an input, its channels mapped linearly: (B, channels, height, width) -> (B, C_c, height, width)."""
+    """Every pixel is an input, mapped linearly: (B, channels, height, width) -> (B, C_c, height, width)."""
 
     def __init__(self, config: ImagePerceiverConfig):
         super().__init__()
@@ -60,10 +60,9 @@ class ConvStem(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if min(pixel_values.shape[2:]) < 5:
-            raise ValueError(
-                f'stem="conv" needs images of 5 x 5 pixels or more, got {" x ".join(map(str, pixel_values.shape[2:]))}.'
-            )
+        height, width = pixel_values.shape[2:]
+        if min(height, width) < 5:
+            raise ValueError(f'`stem="conv"` needs images of 5 x 5 pixels or more, got {height} x {width}.')
         if pixel_mask is not None:
             pixel_values = pixel_values.masked_fill(~pixel_mask.unsqueeze(1), 0.0)
             is_padding = (~pixel_mask[:, ::2, ::2]).to(pixel_values.dtype)  # at the middle of each window
@@ -108,7 +107,8 @@ class LearnedPositions(nn.Module):
     def forward(
         self, content: torch.Tensor, mask: torch.Tensor | None, interpolate_pos_encoding: bool
     ) -> DensePositions:
-        sizes, table = tuple(content.shape[2:]), self.table
+        sizes = tuple(content.shape[2:])
+        table: torch.Tensor = self.table
         if sizes != self.grid:
             if not interpolate_pos_encoding:
                 raise ValueError(

@@ -49,9 +49,7 @@ class ImagePerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if kwargs["key_mapping"] is KEY_MAPPING:
-            model._weight_conversions = (
-                None  # or `save_pretrained` would write the weights in the layout that was read
-            )
+            model._weight_conversions = None  # or `save_pretrained` would write the layout that was read
         return loaded
 
 
@@ -89,8 +87,8 @@ class ImagePerceiverModel(ImagePerceiverPreTrainedModel, IterativePerceiverModel
             output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
 
         Returns: `last_hidden_state` (B, `num_latents`, `d_latents`), `hidden_states` (the latents at first and after
-            every layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, M), where the M inputs
-            are the pixels, or what the stem makes of them, row by row.
+            every layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, M) with the M inputs
+            that the stem makes of the image, row by row; pixels, if not configured otherwise.
 
         Raises:
             ValueError: if a shape is not as above.

@@ -33,7 +33,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
             )
         except SafetensorError as error:
             raise OSError(
-                f"The weights of {pretrained_model_name_or_path} cannot be read, a file is truncated or corrupt: {error}."
+                f"The weights of {pretrained_model_name_or_path} are truncated or corrupt: {error}."
             ) from error
         except OSError as error:
             if use_safetensors and _has_pickle(pretrained_model_name_or_path, kwargs):

@@ -266,9 +266,8 @@ class TestWayBack:
 
 class TestRefusals:
     def test_other_architectures(self, tmp_path):
-        PerceiverForMaskedLM(small_config(d_model=16, vocab_size=9, max_position_embeddings=4)).save_pretrained(
-            tmp_path
-        )
+        config = small_config(d_model=16, vocab_size=9, max_position_embeddings=4)
+        PerceiverForMaskedLM(config).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=r"Only .*Fourier, .* can be converted, got PerceiverForMaskedLM"):
             ImagePerceiverForImageClassification.from_pretrained(tmp_path)
 
