@@ -91,6 +91,7 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
     num_channels: int = 3
     stem: Literal["pixels", "conv1x1", "conv"] = "pixels"
     stem_channels: int = 64
+    # Wider than the base's: other modalities have Fourier positions alone.
     position_encoding: Literal["fourier", "learned"] = "fourier"  # type: ignore[assignment]
     learned_position_channels: int = 256
     position_projection_channels: int | None = None

@@ -76,8 +76,8 @@ def to_transformers(model: ImagePerceiverForImageClassification) -> PreTrainedMo
         ValueError: if none computes the same.
     """
     config = config_to_transformers(model.config)
-    (architecture,) = config.architectures or ()
-    converted = getattr(transformers, architecture)(config).to(model.dtype)
+    assert config.architectures is not None  # the conversion names the class there
+    converted = getattr(transformers, config.architectures[0])(config).to(model.dtype)
     converted.load_state_dict({key_to_transformers(key): value for key, value in model.state_dict().items()})
     return converted
 
