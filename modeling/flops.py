@@ -1,7 +1,7 @@
 """How many floating-point operations a forward pass takes, counted as the papers count them.
 
-Source: the counts printed in *Perceiver*, arXiv 2103.03206, tables 5 to 7, and for the Perceiver in *Perceiver IO*, arXiv
-2107.14795, tables 7 and 10, which these formulas reproduce to the last printed digit.
+Source: the counts printed in *Perceiver*, arXiv 2103.03206, tables 5 to 7, and for the Perceiver in *Perceiver IO*,
+arXiv 2107.14795, tables 7 and 10, which these formulas reproduce to the last printed digit.
 
 Counted, a multiplication and an addition as two operations:
     - every matrix product: queries, keys, values, scores, the weighted sums of the values, the outputs, the MLPs, the
@@ -10,9 +10,9 @@ Counted, a multiplication and an addition as two operations:
 
 Not counted: layer norms, activations, biases, residual additions, the mean over the latents, and the positions.
 
-The count is that of the paper's form of the model: every cross-attend makes keys and values of all inputs, also where it
-shares its weights with the one before, and scores every input densely. It says nothing of the implementation that runs,
-which may reach the same answer with fewer operations.
+The count is that of the paper's form of the model: every cross-attend makes keys and values of all inputs, also where
+it shares its weights with the one before, and scores every input densely. It says nothing of the implementation that
+runs, which may reach the same answer with fewer operations.
 
 Letters: N latents of D channels, M inputs of C channels, H heads, Q and V the channels of keys and of values over all
 heads, W the widening factor of the MLP.
