@@ -56,7 +56,7 @@ def self_attend_flops(config: IterativePerceiverConfig) -> int:
 
 def head_flops(config: IterativePerceiverConfig) -> int:
     """FLOPs of the classifier on the mean over the latents of one example: 2 D `num_labels`."""
-    return 2 * config.d_latents * config.num_labels
+    return 2 * config.d_latents * (config.num_labels or 0)
 
 
 def forward_flops(config: IterativePerceiverConfig, num_inputs: int) -> int:

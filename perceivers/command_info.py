@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
@@ -70,7 +69,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def load_config(name: str) -> IterativePerceiverConfig:
-    """The configuration in a folder, of a variant, or on the Hub, whichever is first to know `name`; no weights are read.
+    """The configuration in a folder, of a variant, or on the Hub, whichever is first to know `name`.
 
     Raises:
         ValueError: if nobody knows `name`, or if it is the model of another type.
@@ -89,23 +88,22 @@ def load_config(name: str) -> IterativePerceiverConfig:
     except OSError as error:
         if is_saved_model:
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())
         raise ValueError(f"{unknown_model(name)} The Hub: {reason}") from error
 
     model_type = values.get("model_type")
-    config_class = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
-    if config_class is None or not issubclass(config_class, IterativePerceiverConfig):
+    if model_type not in AUTO_CLASSIFIERS:
         raise ValueError(
             f"`{name}` is of model type `{model_type}`, which is no Perceiver of this package; its types are "
             f"{', '.join(AUTO_CLASSIFIERS)}."
         )
-    return config_class.from_dict(values)
+    return cast(IterativePerceiverConfig, CONFIG_MAPPING[model_type].from_dict(values))
 
 
 def unknown_model(name: str) -> str:
     return (
-        f"`{name}` is neither a folder with a model nor reachable on the Hub, where names are `owner/model`; nor is it "
-        f"a variant: these are {', '.join(IMAGE_VARIANTS)}."
+        f"`{name}` is neither a folder with a model nor reachable on the Hub, where names are `owner/model`; nor is "
+        f"it a variant: these are {', '.join(IMAGE_VARIANTS)}."
     )
 
 
@@ -176,7 +174,7 @@ def count_parameters(config: IterativePerceiverConfig) -> dict[str, int]:
     is_body = (config.architectures or [""])[0].endswith("Model")
     auto_class = AutoModel if is_body else AUTO_CLASSIFIERS[config.model_type]
     with torch.device("meta"):
-        model: PreTrainedModel = auto_class.from_config(config)
+        model = auto_class.from_config(config)
     encoder = model.base_model.encoder
     counts = {
         "latents": encoder.latents.numel(),
