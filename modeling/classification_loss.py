@@ -1,11 +1,15 @@
 """The loss of every classification head: as transformers' own, with three differences that users run into."""
 
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 
 IGNORED_LABEL = -100
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def classification_loss(
@@ -32,14 +36,14 @@ def classification_loss(
             accelerator are not looked at, as that would wait for it.
     """
     if config.problem_type is None:
-        config.problem_type = _infer_problem_type(labels, config.num_labels)
+        config.problem_type = _infer_problem_type(labels, logits.shape[-1])
     labels = labels.to(logits.device)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     reduction = "mean" if num_items_in_batch is None else "sum"
     if config.problem_type == "single_label_classification":
         labels = labels.view(-1)
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_range(labels, config.num_labels)
+            _check_range(labels, logits.shape[-1])
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction=reduction)
     else:
         if labels.numel() != logits.numel():
@@ -55,7 +59,7 @@ def classification_loss(
     return loss / (num_items_in_batch.to(loss.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch)
 
 
-def _infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+def _infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"

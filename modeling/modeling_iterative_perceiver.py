@@ -9,8 +9,9 @@ As DeepMind's released code, with two differences: the cross-attends are repeate
 has one), and GELU is exact instead of its tanh approximation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,12 +70,13 @@ def eager_attention_forward(
         # Weights may be asked for under another implementation, whose mask is boolean.
         is_boolean = attention_mask.dtype == torch.bool
         scores = scores.masked_fill(~attention_mask, float("-inf")) if is_boolean else scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def wants_attentions(config: IterativePerceiverConfig, kwargs: TransformersKwargs) -> bool:
+def wants_attentions(config: IterativePerceiverConfig, kwargs: Mapping[str, Any]) -> bool:
     """Whether the attention weights are asked for; then they come from the implementation that has them."""
     return bool(kwargs.get("output_attentions", config.output_attentions))
 
@@ -185,7 +187,7 @@ class DenseInputs:
         implementation = "eager" if wants_attentions(config, kwargs) else config._attn_implementation
         if "flash" in implementation and not fits_flash_attention(query, value):
             implementation = "sdpa"
-            mask = None if mask is None else mask[:, None, None, :].bool()
+            mask = mask[:, None, None, :].bool() if torch.is_tensor(mask) else None
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = config.attention_dropout if attention.training else 0.0
         attended, weights = attend(
@@ -199,6 +201,13 @@ class DenseInputs:
 def fits_flash_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
     """Flash attention takes heads of up to 256 channels, and crops values that are wider than the queries."""
     return query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+
+
+INPUT_READERS: dict[str, type[DenseInputs] | type[AbsorbedInputs] | type[FactoredInputs]] = {
+    "dense": DenseInputs,
+    "absorbed": AbsorbedInputs,
+    "factored": FactoredInputs,
+}
 
 
 class PerceiverMLP(nn.Module):
@@ -274,14 +283,14 @@ class PerceiverEncoder(nn.Module):
         )
 
     def read(
-        self, inputs: PerceiverInputs, latents: torch.Tensor, kwargs: TransformersKwargs
+        self, inputs: PerceiverInputs, latents: torch.Tensor, kwargs: Mapping[str, Any]
     ) -> "DenseInputs | StructuredInputs":
         """The inputs, ready to be attended to as configured, or in the cheapest way that gives what was asked.
 
         Raises:
             ValueError: if the configured way cannot give what was asked.
         """
-        implementation = self.config.cross_attention_implementation
+        implementation: str = self.config.cross_attention_implementation
         needs_weights = wants_attentions(self.config, kwargs) or (self.training and self.config.attention_dropout > 0)
         if implementation == "auto":
             implementation = "dense" if needs_weights else self.cheapest_implementation(inputs)
@@ -290,12 +299,11 @@ class PerceiverEncoder(nn.Module):
                 f"cross_attention_implementation={implementation!r} never has the attention weights that "
                 'output_attentions and attention_dropout need; use "auto" or "dense".'
             )
-        readers = {"dense": DenseInputs, "absorbed": AbsorbedInputs, "factored": FactoredInputs}
-        return readers[implementation](inputs, latents, self.config)
+        return INPUT_READERS[implementation](inputs, latents, self.config)
 
     def cheapest_implementation(self, inputs: PerceiverInputs) -> str:
         """Where the measured times cross, see docs/cross_attention.md."""
-        norms = [cross_attend.attention.inputs_norm for cross_attend in self.cross_attends]
+        norms = [attend.attention.inputs_norm for attend in self.cross_attends]  # type: ignore[union-attr]
         if inputs.content.shape[1] < self.config.input_channels or not all(type(n) is nn.LayerNorm for n in norms):
             return "dense"
         if isinstance(inputs.positions, GridPositions):
@@ -314,7 +322,7 @@ class PerceiverEncoder(nn.Module):
                 if cross_attend is not last_cross_attend:
                     last_cross_attend, projected = cross_attend, None
                 latents, projected = cross_attend(latents, readable, projected, **kwargs)
-            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
+            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:  # type: ignore[attr-defined]
                 latents = self_attend(latents, **kwargs)
         return latents
 
@@ -342,7 +350,7 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
     config: IterativePerceiverConfig
     base_model_prefix = "perceiver"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("PerceiverCrossAttend", "PerceiverSelfAttend")
+    _no_split_modules = ["PerceiverCrossAttend", "PerceiverSelfAttend"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -409,7 +417,7 @@ class IterativePerceiverForClassification(IterativePerceiverPreTrainedModel):
         super().__init__(config)
         self.perceiver = body(config)
         self.pooler = LatentMean()
-        self.classifier = nn.Linear(config.d_latents, config.num_labels)
+        self.classifier = nn.Linear(config.d_latents, config.num_labels)  # type: ignore[arg-type]
         self.loss_function = classification_loss
         self.post_init()
 

@@ -17,6 +17,7 @@ Letters: B batch, H heads, N latents, M inputs, C channels of an input, d channe
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,7 +84,9 @@ class AbsorbedInputs(StructuredInputs):
         super().__init__(inputs)
         array = inputs.dense()
         self.normalized = nn.functional.layer_norm(array, array.shape[-1:], eps=config.layer_norm_eps).unsqueeze(1)
-        self.mask = None if inputs.mask is None else (inputs.mask | self.empty[:, None])[:, None, None, :]
+        self.mask = inputs.mask
+        if inputs.mask is not None:
+            self.mask = (inputs.mask | ~inputs.mask.any(dim=1, keepdim=True))[:, None, None, :]
 
     def attended(self, query: torch.Tensor) -> torch.Tensor:
         inputs = self.normalized.expand(-1, query.shape[1], -1, -1)
@@ -110,13 +113,12 @@ class FactoredInputs(StructuredInputs):
         mean_square = self.sum_over_channels(torch.square) / channels
         self.scale = (mean_square - mean.square() + config.layer_norm_eps).rsqrt()
 
-    def sum_over_channels(self, function) -> torch.Tensor:
+    def sum_over_channels(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """(B, M): the sum of `function` over the channels of every input, from one sum an axis."""
-        positions = self.positions
-        along_axes = (
-            positions.over_grid(axis, function(table).sum(-1)) for axis, table in enumerate(positions.tables)
-        )
-        return function(self.content).sum(-1) + sum(along_axes).flatten(1)
+        total = function(self.content).sum(-1).unflatten(1, self.positions.sizes)
+        for axis, table in enumerate(self.positions.tables):
+            total = total + self.positions.over_grid(axis, function(table).sum(-1))
+        return total.flatten(1)
 
     def attended(self, query: torch.Tensor) -> torch.Tensor:
         heads, latents = query.shape[1:3]

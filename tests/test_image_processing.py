@@ -36,6 +36,15 @@ OFF = {"do_center_crop": False, "do_resize": False, "do_rescale": False, "do_nor
 SIZES = [(301, 407), (511, 273), (224, 224), (50, 51), (7, 300)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost more than they give on images this small, much more where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=LIBRARY, ids=["torchvision", "pil"])
 def processor_class(request):
     return request.param
