@@ -48,10 +48,11 @@ class PerceiverInputs:
     positions: GridPositions | DensePositions
     mask: torch.Tensor | None = None
 
-    def dense(self) -> torch.Tensor:
-        """(B, M, C): content, then position."""
-        positions = self.positions.dense().to(self.content.dtype)
-        return torch.cat([self.content, positions.expand(self.content.shape[0], -1, -1)], dim=-1)
+    def dense(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """(B, M, C): content, then position; in the content's type unless another is named."""
+        content = self.content if dtype is None else self.content.to(dtype)
+        positions = self.positions.dense().to(content.dtype)
+        return torch.cat([content, positions.expand(content.shape[0], -1, -1)], dim=-1)
 
 
 def eager_attention_forward(
