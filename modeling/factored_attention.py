@@ -18,8 +18,10 @@ Inside the tiles the query rows come last, so that memory is read in long runs h
 import itertools
 import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from torch.autograd.function import once_differentiable
 CPU_TILE = (2**19, 128, 256)
 DEVICE_TILE = (2**25, 1024, 4096)
 
+MIN_QUERIES_PER_THREAD = 32  # fewer are too short a run of memory
 NUM_SAMPLED_CELLS = 256
 LOG2_OF_ZERO = -1e30  # finite, because 0 * inf is not a number
 
@@ -82,32 +85,46 @@ def factored_attention(
 class Cells(NamedTuple):
     """The grid's side of the scores."""
 
-    features: Tensor  # (B, Y, X, C + 3): content * scale, scale, log2(scale), 1
+    features: Tensor  # (B, Y, X, C + 3): log2(scale), 1, content * scale, scale
     values: Tensor  # (B, Y, X, C + 2): content, 1, 1 / scale
     scale: Tensor  # (B, Y, X, 1)
 
     @classmethod
     def of(cls, content: Tensor, scale: Tensor, num_rows: int) -> "Cells":
-        scale = scale[..., None]
-        ones = torch.ones_like(scale)
-        inverse = scale.reciprocal().masked_fill(scale == 0, 0)
-        features = torch.cat([content * scale, scale, scale.log2().clamp_min(LOG2_OF_ZERO), ones], -1)
-        values = torch.cat([content, ones, inverse], -1)
-        return cls(*(t.unflatten(1, (num_rows, -1)).contiguous() for t in (features, values, scale)))
+        batch, num_cells, num_channels = content.shape
+        features = content.new_empty(batch, num_cells, num_channels + 3)
+        features[..., 0] = scale.log2().clamp_min_(LOG2_OF_ZERO)
+        features[..., 1] = 1
+        torch.mul(content, scale[..., None], out=features[..., 2:-1])
+        features[..., -1] = scale
+        values = content.new_empty(batch, num_cells, num_channels + 2)
+        values[..., :-2] = content
+        values[..., -2] = 1
+        values[..., -1] = scale.reciprocal().masked_fill_(scale == 0, 0)
+        return cls(*(t.unflatten(1, (num_rows, -1)) for t in (features, values, scale[..., None])))
 
 
 class Query(NamedTuple):
     """The query rows' side of the scores; also of the gradient of the weights, which has the same form."""
 
-    content: Tensor  # (B, C, R)
+    shared: Tensor  # (B, C + 2, R): the factors of `Cells.features` that all rows share, which are all but the last
     row: Tensor  # (B, Y, R)
     column: Tensor  # (B, X, R)
-    weight: float  # of log2(scale)
-    offset: Tensor  # (B, R)
 
     @classmethod
-    def of(cls, content: Tensor, row: Tensor, column: Tensor, factor: float, weight: float, offset: Tensor) -> "Query":
-        return cls(*((t * factor).mT.contiguous() for t in (content, row, column)), weight, offset)
+    def of(cls, content: Tensor, row: Tensor, column: Tensor, log_weight: float, offset: Tensor) -> "Query":
+        content, row, column, offset = (t.mT.contiguous() for t in (content, row, column, offset[..., None]))
+        return cls(torch.cat([torch.full_like(offset, log_weight), offset, content], 1), row, column)
+
+    def minus(self, offset: Tensor) -> "Query":
+        shared = self.shared.clone()
+        shared[:, 1] -= offset
+        return self._replace(shared=shared)
+
+
+def in_base_2(*scores: Tensor) -> Iterator[Tensor]:
+    """Scores whose power of 2 is the exponential of those given."""
+    return (t / math.log(2) for t in scores)
 
 
 class Tile(NamedTuple):
@@ -121,14 +138,9 @@ class Tile(NamedTuple):
 
     def query_matrix(self, query: Query) -> Tensor:
         """(b, y, C + 3, r), to be multiplied with `Cells.features`"""
-        b, y, _, r = self.shape()
-        num_channels = query.content.shape[1]
-        matrix = query.content.new_empty(b, y, num_channels + 3, r)
-        matrix[:, :, :num_channels] = query.content[self.batch, None, :, self.queries]
-        matrix[:, :, -3] = query.row[self.batch, self.rows, self.queries]
-        matrix[:, :, -2] = query.weight
-        matrix[:, :, -1] = query.offset[self.batch, None, self.queries]
-        return matrix
+        row = query.row[self.batch, self.rows, None, self.queries]
+        shared = query.shared[self.batch, None, :, self.queries]
+        return torch.cat([shared.expand(-1, row.shape[1], -1, -1), row], 2)
 
     def scores(self, query: Query, matrix: Tensor, cells: Cells, buffer: Tensor) -> Tensor:
         """(b, y, x, r), in `buffer`"""
@@ -145,12 +157,32 @@ class Tile(NamedTuple):
         values = values[self.batch, self.rows, self.columns]
         return torch.bmm(values.flatten(0, 1).mT, weights.flatten(0, 1)).unflatten(0, weights.shape[:2])
 
+    def add_gradient_of_cells(
+        self, d_values: Tensor, d_scale: Tensor, left: Tensor, right: Query, matrix: Tensor, factor: float
+    ) -> None:
+        """Adds the products of `left` (b, y, x, r) with `right`, summed over the query rows. Overwrites `left`."""
+        part = d_values[self.batch, self.rows, self.columns].flatten(0, 1)
+        part.baddbmm_(left.flatten(0, 1), matrix[:, :, 2:].flatten(0, 1).mT, alpha=factor)
+        column = right.column[self.batch, None, self.columns, self.queries]
+        part = d_scale[self.batch, self.rows, self.columns]
+        part.add_(left.mul_(column).sum(-1, keepdim=True), alpha=factor)
 
-def tiles(num_queries: int, grid: Sequence[int], device: torch.device) -> tuple[list[Tile], int]:
-    """The tiles that cover all scores, and the size of the largest. A tile of several batch elements has all rows."""
+
+class Share(NamedTuple):
+    """What one thread works through. No two shares have query rows of one batch element in common."""
+
+    tiles: list[Tile]
+    tile_size: int
+
+
+def shares(num_queries: int, grid: Sequence[int], num_threads: int, device: torch.device) -> list[Share]:
+    """Covers all scores by tiles. A tile of several batch elements has all of their rows."""
     num_batch, num_rows, num_columns = grid
     size, r, x = CPU_TILE if device.type == "cpu" else DEVICE_TILE
-    r = min(r, num_queries)
+    if num_queries < num_threads * MIN_QUERIES_PER_THREAD:
+        num_threads = 1
+    # As many blocks of query rows for each thread, none larger than r.
+    r = math.ceil(num_queries / (num_threads * math.ceil(num_queries / (num_threads * r))))
     x = min(num_columns, max(x, size // (r * num_rows)))
     y = min(num_rows, max(1, size // (r * x)))
     b = min(num_batch, max(1, size // (r * x * y))) if y == num_rows else 1
@@ -158,10 +190,45 @@ def tiles(num_queries: int, grid: Sequence[int], device: torch.device) -> tuple[
     def slices(total: int, step: int) -> list[slice]:
         return [slice(i, min(i + step, total)) for i in range(0, total, step)]
 
-    blocks = itertools.product(
-        slices(num_batch, b), slices(num_queries, r), slices(num_rows, y), slices(num_columns, x)
-    )
-    return [Tile(*block) for block in blocks], b * r * x * y
+    blocks = list(itertools.product(slices(num_batch, b), slices(num_queries, r)))
+    return [
+        Share(
+            [
+                Tile(*block, *cells)
+                for block in blocks[thread::num_threads]
+                for cells in itertools.product(slices(num_rows, y), slices(num_columns, x))
+            ],
+            b * r * x * y,
+        )
+        for thread in range(min(num_threads, len(blocks)))
+    ]
+
+
+@contextmanager
+def one_thread_per_operator(device: torch.device) -> Iterator[int]:
+    """
+    Gives how many threads may run tiles at the same time, while PyTorch's operators use one each.
+
+    Threads that go through tiles of their own need not meet after every operator. With PyTorch's own threads the
+    slower one is waited for some hundred times a call, which takes many times as long if another process is busy.
+    """
+    if device.type != "cpu" or not torch.backends.openmp.is_available():
+        yield 1
+        return
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for this thread and those started from now on
+    try:
+        yield num_threads
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def in_threads(function: Callable[[Share], Any], work: Sequence[Share]) -> list:
+    """Calls the function for each share, in a thread each."""
+    if len(work) == 1:
+        return [function(work[0])]
+    with ThreadPoolExecutor(len(work), initializer=torch.set_grad_enabled, initargs=(False,)) as pool:
+        return list(pool.map(function, work))
 
 
 def sampled_maxima(query: Query, cells: Cells) -> Tensor:
@@ -172,38 +239,41 @@ def sampled_maxima(query: Query, cells: Cells) -> Tensor:
     y, x = sample // num_columns, sample % num_columns
     features = cells.features[:, y, x]
     scores = (query.row[:, y] + query.column[:, x]) * cells.scale[:, y, x]
-    scores += features[..., :-3] @ query.content + features[..., -2:-1]
+    scores += features[..., :-1] @ query.shared
     return scores.amax(1).clamp_min(LOG2_OF_ZERO / 2)
 
 
-def exact_maxima(query: Query, cells: Cells) -> Tensor:
+def exact_maxima(query: Query, cells: Cells, work: Sequence[Share]) -> Tensor:
     """(B, R)"""
-    query = query._replace(offset=torch.zeros_like(query.offset))
-    maxima = torch.full_like(query.offset, LOG2_OF_ZERO / 2)
-    blocks, size = tiles(maxima.shape[1], cells.scale.shape[:3], maxima.device)
-    buffer = maxima.new_empty(size)
-    for tile in blocks:
-        scores = tile.scores(query, tile.query_matrix(query), cells, buffer)
-        part = maxima[tile.batch, tile.queries]
-        part.copy_(torch.maximum(part, scores.amax((1, 2))))
+    maxima = torch.full_like(query.shared[:, 0], LOG2_OF_ZERO / 2)
+
+    def update(share: Share) -> None:
+        buffer = maxima.new_empty(share.tile_size)
+        for tile in share.tiles:
+            scores = tile.scores(query, tile.query_matrix(query), cells, buffer)
+            part = maxima[tile.batch, tile.queries]
+            part.copy_(torch.maximum(part, scores.amax((1, 2))))
+
+    in_threads(update, work)
     return maxima
 
 
-def sums_of_weights(query: Query, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+def sums_of_weights(query: Query, cells: Cells, work: Sequence[Share]) -> tuple[Tensor, Tensor, Tensor]:
     """With w = exp2(scores): sums of w * `Cells.values` (B, C + 2, R), of w by row (B, Y, R), by column (B, X, R)."""
-    num_batch, num_rows, num_columns, num_values = cells.values.shape
-    num_queries = query.offset.shape[1]
-    by_value = cells.values.new_zeros(num_batch, num_values, num_queries)
+    by_value = torch.zeros_like(query.shared)
     by_row = torch.zeros_like(query.row)
     by_column = torch.zeros_like(query.column)
-    blocks, size = tiles(num_queries, (num_batch, num_rows, num_columns), cells.values.device)
-    buffer = by_value.new_empty(size)
-    for tile in blocks:
-        weights = tile.scores(query, tile.query_matrix(query), cells, buffer).exp2_()
-        sums = tile.sums(weights, cells.values)
-        by_value[tile.batch, :, tile.queries] += sums.sum(1)
-        by_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -2]
-        by_column[tile.batch, tile.columns, tile.queries] += weights.sum(1)
+
+    def add(share: Share) -> None:
+        buffer = by_value.new_empty(share.tile_size)
+        for tile in share.tiles:
+            weights = tile.scores(query, tile.query_matrix(query), cells, buffer).exp2_()
+            sums = tile.sums(weights, cells.values)
+            by_value[tile.batch, :, tile.queries] += sums.sum(1)
+            by_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -2]
+            by_column[tile.batch, tile.columns, tile.queries] += weights.sum(1)
+
+    in_threads(add, work)
     return by_value, by_row, by_column
 
 
@@ -215,19 +285,21 @@ def _forward(
     The results for two axes (B, R, C), (B, R, Y), (B, R, X), and log2 of the softmax's denominators (B, R).
     Where `scale` is 0 a cell is masked.
     """
-    with torch.autocast(content.device.type, enabled=False):
+    device = content.device
+    with torch.autocast(device.type, enabled=False), one_thread_per_operator(device) as num_threads:
         cells = Cells.of(content, scale, row.shape[2])
-        query = Query.of(content_query, row, column, 1 / math.log(2), 1, row.new_zeros(row.shape[:2]))
+        work = shares(row.shape[1], cells.scale.shape[:3], num_threads, device)
+        query = Query.of(*in_base_2(content_query, row, column), 1, row.new_zeros(row.shape[:2]))
         # Subtracting any number that is not far from the maximum is as good as subtracting the maximum. If it was far,
-        # the denominators tell. Off the CPU, asking for them would cost more than the exact maxima.
-        maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells)
-        by_value, by_row, by_column = sums_of_weights(query._replace(offset=-maxima), cells)
+        # the denominators tell. Off the CPU, waiting for them could cost more than the exact maxima.
+        maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells, work)
+        by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells, work)
         if content.is_cpu:
             least, greatest = by_value[:, -1].aminmax()
             limits = torch.finfo(scale.dtype)
             if not (least > limits.tiny**0.5 and greatest < limits.max**0.5):
-                maxima = exact_maxima(query, cells)
-                by_value, by_row, by_column = sums_of_weights(query._replace(offset=-maxima), cells)
+                maxima = exact_maxima(query, cells, work)
+                by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells, work)
         denominator = by_value[:, -1:]
         empty = denominator == 0
         inverse = denominator.reciprocal().masked_fill(empty, 0)
@@ -264,35 +336,34 @@ def _backward(
     With t = the gradient of w (content part plus one part an axis, like the scores) and p = softmax(score):
     d score = p * (scale * t - sum over m of w * t); all that follows needs only e = d score * scale and w = p * scale.
     """
-    with torch.autocast(content.device.type, enabled=False):
+    device = content.device
+    with torch.autocast(device.type, enabled=False), one_thread_per_operator(device) as num_threads:
         cells = Cells.of(content, scale, row.shape[2])
+        work = shares(row.shape[1], cells.scale.shape[:3], num_threads, device)
         mean = sum((gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True))
-        query = Query.of(content_query, row, column, 1 / math.log(2), 1, -log_denominator)
-        gradient = Query.of(*gradients, 1, 0, -mean)
+        query = Query.of(*in_base_2(content_query, row, column), 1, -log_denominator)
+        gradient = Query.of(*gradients, 0, -mean)
         values = cells.values[..., :-1]
-        d_content_query, d_row, d_column = (torch.zeros_like(part) for part in query[:3])
-        d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
-        blocks, size = tiles(row.shape[1], cells.scale.shape[:3], content.device)
-        buffers = content.new_empty(2, size)
-        for tile in blocks:
-            query_matrix, gradient_matrix = tile.query_matrix(query), tile.query_matrix(gradient)
-            weights = tile.scores(query, query_matrix, cells, buffers[0]).exp2_()
-            d_scores = tile.scores(gradient, gradient_matrix, cells, buffers[1]).mul_(weights)
-            sums = tile.sums(d_scores, values)
-            d_content_query[tile.batch, :, tile.queries] += sums[:, :, :-1].sum(1)
-            d_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -1]
-            d_column[tile.batch, tile.columns, tile.queries] += d_scores.sum(1)
-            if of_cells:
-                # Overwrites the tiles.
-                for left, side, matrix, factor in (
-                    (weights, gradient, gradient_matrix, 1),
-                    (d_scores, query, query_matrix, math.log(2)),
-                ):
-                    part = d_values[tile.batch, tile.rows, tile.columns].flatten(0, 1)
-                    part.baddbmm_(left.flatten(0, 1), matrix[:, :, :-2].flatten(0, 1).mT, alpha=factor)
-                    right = side.column[tile.batch, None, tile.columns, tile.queries]
-                    part = d_scale[tile.batch, tile.rows, tile.columns]
-                    part.add_(left.mul_(right).sum(-1, keepdim=True), alpha=factor)
+        d_content_query = torch.zeros_like(query.shared[:, 2:])
+        d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
+
+        def add(share: Share) -> tuple[Tensor, Tensor]:
+            d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
+            buffers = content.new_empty(2, share.tile_size)
+            for tile in share.tiles:
+                query_matrix, gradient_matrix = tile.query_matrix(query), tile.query_matrix(gradient)
+                weights = tile.scores(query, query_matrix, cells, buffers[0]).exp2_()
+                d_scores = tile.scores(gradient, gradient_matrix, cells, buffers[1]).mul_(weights)
+                sums = tile.sums(d_scores, values)
+                d_content_query[tile.batch, :, tile.queries] += sums[:, :, :-1].sum(1)
+                d_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -1]
+                d_column[tile.batch, tile.columns, tile.queries] += d_scores.sum(1)
+                if of_cells:
+                    tile.add_gradient_of_cells(d_values, d_scale, weights, gradient, gradient_matrix, 1)
+                    tile.add_gradient_of_cells(d_values, d_scale, d_scores, query, query_matrix, math.log(2))
+            return d_values, d_scale
+
+        d_values, d_scale = (sum(parts) for parts in zip(*in_threads(add, work), strict=True))
         if of_cells:
             d_content = d_values[..., :-1].flatten(1, 2)
             d_scale = (content * d_content).sum(-1) + d_values[..., -1].flatten(1) + d_scale.flatten(1)
