@@ -1,8 +1,8 @@
-"""One cross-attention at the paper's size, ours and the peers' with the same weights: `python -m benchmarks.cross_attention`.
+"""One cross-attention at the paper's size, ours and the peers': `python -m benchmarks.cross_attention`.
 
-512 latents of 1024 channels attend to an RGB image with 64 Fourier bands (261 channels), one head, batch 1, float32. Ours
-starts from the pixels; transformers' Perceiver and perceiver-pytorch are given the input array ready made, which is in
-their favour. Needs `pip install perceiver-pytorch`, without which that column stays empty.
+512 latents of 1024 channels attend to an RGB image with 64 Fourier bands (261 channels), one head, batch 1, float32.
+Ours starts from the pixels; transformers' Perceiver, with the same weights, and perceiver-pytorch (from the package
+index: `pip install perceiver-pytorch`) are given the input array ready made, which is in their favour.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Transformers(nn.Module):
 
 
 class PerceiverPytorch(nn.Module):
-    """The cross-attention of perceiver-pytorch with one head of the same width; its weights are its own (no biases)."""
+    """The cross-attention of perceiver-pytorch with one head of the same width; its weights are its own."""
 
     def __init__(self, config: ImagePerceiverConfig, inputs: PerceiverInputs):
         super().__init__()
@@ -139,7 +139,9 @@ def draw(results: list[dict[str, Any]]) -> None:
             sizes = [row["size"] ** 2 for row in rows]
             middle = [row["seconds"][subject]["median"] for row in rows]
             panel.plot(sizes, middle, marker="o", linewidth=2.5 if subject == "factored" else 1.2, label=subject)
-        panel.set(xscale="log", yscale="log", xlabel="pixels", title=mode if mode == "forward" else "forward + backward")
+        panel.set(
+            xscale="log", yscale="log", xlabel="pixels", title=mode if mode == "forward" else "forward + backward"
+        )
         panel.set_xticks([64**2, 224**2, 448**2, 1024**2], ["64²", "224²", "448²", "1024²"], minor=False)
         panel.minorticks_off()
         panel.grid(alpha=0.3)
@@ -155,7 +157,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 64, 224, 448, 1024], help="image sides")
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--repeats", type=int, default=11, help="rounds for each size")
-    parser.add_argument("--budget", type=float, default=60, help="seconds after which no further round of a size begins")
+    parser.add_argument(
+        "--budget", type=float, default=60, help="seconds after which no further round of a size begins"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--memory-of", nargs=3, metavar=("SUBJECT", "SIZE", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
