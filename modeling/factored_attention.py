@@ -179,7 +179,7 @@ def shares(num_queries: int, grid: Sequence[int], num_threads: int, device: torc
     """Covers all scores by tiles. A tile of several batch elements has all of their rows."""
     num_batch, num_rows, num_columns = grid
     size, r, x = CPU_TILE if device.type == "cpu" else DEVICE_TILE
-    if num_queries < num_threads * MIN_QUERIES_PER_THREAD:
+    if num_queries < num_threads * MIN_QUERIES_PER_THREAD or math.prod(grid) * num_queries <= size:
         num_threads = 1
     # As many blocks of query rows for each thread, none larger than r.
     r = math.ceil(num_queries / (num_threads * math.ceil(num_queries / (num_threads * r))))
