@@ -18,10 +18,8 @@ Inside the tiles the query rows come last, so that memory is read in long runs h
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +27,9 @@ from torch.autograd.function import once_differentiable
 
 # The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile has to stay in the
 # cache between the passes over it; elsewhere the number of kernel launches counts.
-CPU_TILE = (2**19, 128, 256)
+CPU_TILE = (2**21, 512, 512)
 DEVICE_TILE = (2**25, 1024, 4096)
 
-MIN_QUERIES_PER_THREAD = 32  # fewer are too short a run of memory
 NUM_SAMPLED_CELLS = 256
 LOG2_OF_ZERO = -1e30  # finite, because 0 * inf is not a number
 
@@ -91,17 +88,12 @@ class Cells(NamedTuple):
 
     @classmethod
     def of(cls, content: Tensor, scale: Tensor, num_rows: int) -> "Cells":
-        batch, num_cells, num_channels = content.shape
-        features = content.new_empty(batch, num_cells, num_channels + 3)
-        features[..., 0] = scale.log2().clamp_min_(LOG2_OF_ZERO)
-        features[..., 1] = 1
-        torch.mul(content, scale[..., None], out=features[..., 2:-1])
-        features[..., -1] = scale
-        values = content.new_empty(batch, num_cells, num_channels + 2)
-        values[..., :-2] = content
-        values[..., -2] = 1
-        values[..., -1] = scale.reciprocal().masked_fill_(scale == 0, 0)
-        return cls(*(t.unflatten(1, (num_rows, -1)) for t in (features, values, scale[..., None])))
+        scale = scale[..., None]
+        ones = torch.ones_like(scale)
+        inverse = scale.reciprocal().masked_fill(scale == 0, 0)
+        features = torch.cat([scale.log2().clamp_min(LOG2_OF_ZERO), ones, content * scale, scale], -1)
+        values = torch.cat([content, ones, inverse], -1)
+        return cls(*(t.unflatten(1, (num_rows, -1)).contiguous() for t in (features, values, scale)))
 
 
 class Query(NamedTuple):
@@ -157,32 +149,12 @@ class Tile(NamedTuple):
         values = values[self.batch, self.rows, self.columns]
         return torch.bmm(values.flatten(0, 1).mT, weights.flatten(0, 1)).unflatten(0, weights.shape[:2])
 
-    def add_gradient_of_cells(
-        self, d_values: Tensor, d_scale: Tensor, left: Tensor, right: Query, matrix: Tensor, factor: float
-    ) -> None:
-        """Adds the products of `left` (b, y, x, r) with `right`, summed over the query rows. Overwrites `left`."""
-        part = d_values[self.batch, self.rows, self.columns].flatten(0, 1)
-        part.baddbmm_(left.flatten(0, 1), matrix[:, :, 2:].flatten(0, 1).mT, alpha=factor)
-        column = right.column[self.batch, None, self.columns, self.queries]
-        part = d_scale[self.batch, self.rows, self.columns]
-        part.add_(left.mul_(column).sum(-1, keepdim=True), alpha=factor)
 
-
-class Share(NamedTuple):
-    """What one thread works through. No two shares have query rows of one batch element in common."""
-
-    tiles: list[Tile]
-    tile_size: int
-
-
-def shares(num_queries: int, grid: Sequence[int], num_threads: int, device: torch.device) -> list[Share]:
-    """Covers all scores by tiles. A tile of several batch elements has all of their rows."""
+def tiles(num_queries: int, grid: Sequence[int], device: torch.device) -> tuple[list[Tile], int]:
+    """The tiles that cover all scores, and the size of the largest. A tile of several batch elements has all rows."""
     num_batch, num_rows, num_columns = grid
     size, r, x = CPU_TILE if device.type == "cpu" else DEVICE_TILE
-    if num_queries < num_threads * MIN_QUERIES_PER_THREAD or math.prod(grid) * num_queries <= size:
-        num_threads = 1
-    # As many blocks of query rows for each thread, none larger than r.
-    r = math.ceil(num_queries / (num_threads * math.ceil(num_queries / (num_threads * r))))
+    r = min(r, num_queries)
     x = min(num_columns, max(x, size // (r * num_rows)))
     y = min(num_rows, max(1, size // (r * x)))
     b = min(num_batch, max(1, size // (r * x * y))) if y == num_rows else 1
@@ -190,45 +162,10 @@ def shares(num_queries: int, grid: Sequence[int], num_threads: int, device: torc
     def slices(total: int, step: int) -> list[slice]:
         return [slice(i, min(i + step, total)) for i in range(0, total, step)]
 
-    blocks = list(itertools.product(slices(num_batch, b), slices(num_queries, r)))
-    return [
-        Share(
-            [
-                Tile(*block, *cells)
-                for block in blocks[thread::num_threads]
-                for cells in itertools.product(slices(num_rows, y), slices(num_columns, x))
-            ],
-            b * r * x * y,
-        )
-        for thread in range(min(num_threads, len(blocks)))
-    ]
-
-
-@contextmanager
-def one_thread_per_operator(device: torch.device) -> Iterator[int]:
-    """
-    Gives how many threads may run tiles at the same time, while PyTorch's operators use one each.
-
-    Threads that go through tiles of their own need not meet after every operator. With PyTorch's own threads the
-    slower one is waited for some hundred times a call, which takes many times as long if another process is busy.
-    """
-    if device.type != "cpu" or not torch.backends.openmp.is_available():
-        yield 1
-        return
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for this thread and those started from now on
-    try:
-        yield num_threads
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-def in_threads(function: Callable[[Share], Any], work: Sequence[Share]) -> list:
-    """Calls the function for each share, in a thread each."""
-    if len(work) == 1:
-        return [function(work[0])]
-    with ThreadPoolExecutor(len(work), initializer=torch.set_grad_enabled, initargs=(False,)) as pool:
-        return list(pool.map(function, work))
+    blocks = itertools.product(
+        slices(num_batch, b), slices(num_queries, r), slices(num_rows, y), slices(num_columns, x)
+    )
+    return [Tile(*block) for block in blocks], b * r * x * y
 
 
 def sampled_maxima(query: Query, cells: Cells) -> Tensor:
@@ -243,37 +180,33 @@ def sampled_maxima(query: Query, cells: Cells) -> Tensor:
     return scores.amax(1).clamp_min(LOG2_OF_ZERO / 2)
 
 
-def exact_maxima(query: Query, cells: Cells, work: Sequence[Share]) -> Tensor:
+def exact_maxima(query: Query, cells: Cells) -> Tensor:
     """(B, R)"""
     maxima = torch.full_like(query.shared[:, 0], LOG2_OF_ZERO / 2)
-
-    def update(share: Share) -> None:
-        buffer = maxima.new_empty(share.tile_size)
-        for tile in share.tiles:
-            scores = tile.scores(query, tile.query_matrix(query), cells, buffer)
-            part = maxima[tile.batch, tile.queries]
-            part.copy_(torch.maximum(part, scores.amax((1, 2))))
-
-    in_threads(update, work)
+    blocks, size = tiles(maxima.shape[1], cells.scale.shape[:3], maxima.device)
+    buffer = maxima.new_empty(size)
+    for tile in blocks:
+        scores = tile.scores(query, tile.query_matrix(query), cells, buffer)
+        part = maxima[tile.batch, tile.queries]
+        part.copy_(torch.maximum(part, scores.amax((1, 2))))
     return maxima
 
 
-def sums_of_weights(query: Query, cells: Cells, work: Sequence[Share]) -> tuple[Tensor, Tensor, Tensor]:
+def sums_of_weights(query: Query, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     """With w = exp2(scores): sums of w * `Cells.values` (B, C + 2, R), of w by row (B, Y, R), by column (B, X, R)."""
-    by_value = torch.zeros_like(query.shared)
+    num_batch, num_rows, num_columns, num_values = cells.values.shape
+    num_queries = query.row.shape[2]
+    by_value = cells.values.new_zeros(num_batch, num_values, num_queries)
     by_row = torch.zeros_like(query.row)
     by_column = torch.zeros_like(query.column)
-
-    def add(share: Share) -> None:
-        buffer = by_value.new_empty(share.tile_size)
-        for tile in share.tiles:
-            weights = tile.scores(query, tile.query_matrix(query), cells, buffer).exp2_()
-            sums = tile.sums(weights, cells.values)
-            by_value[tile.batch, :, tile.queries] += sums.sum(1)
-            by_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -2]
-            by_column[tile.batch, tile.columns, tile.queries] += weights.sum(1)
-
-    in_threads(add, work)
+    blocks, size = tiles(num_queries, (num_batch, num_rows, num_columns), cells.values.device)
+    buffer = by_value.new_empty(size)
+    for tile in blocks:
+        weights = tile.scores(query, tile.query_matrix(query), cells, buffer).exp2_()
+        sums = tile.sums(weights, cells.values)
+        by_value[tile.batch, :, tile.queries] += sums.sum(1)
+        by_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -2]
+        by_column[tile.batch, tile.columns, tile.queries] += weights.sum(1)
     return by_value, by_row, by_column
 
 
@@ -285,21 +218,19 @@ def _forward(
     The results for two axes (B, R, C), (B, R, Y), (B, R, X), and log2 of the softmax's denominators (B, R).
     Where `scale` is 0 a cell is masked.
     """
-    device = content.device
-    with torch.autocast(device.type, enabled=False), one_thread_per_operator(device) as num_threads:
+    with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        work = shares(row.shape[1], cells.scale.shape[:3], num_threads, device)
         query = Query.of(*in_base_2(content_query, row, column), 1, row.new_zeros(row.shape[:2]))
         # Subtracting any number that is not far from the maximum is as good as subtracting the maximum. If it was far,
         # the denominators tell. Off the CPU, waiting for them could cost more than the exact maxima.
-        maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells, work)
-        by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells, work)
+        maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells)
+        by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
         if content.is_cpu:
             least, greatest = by_value[:, -1].aminmax()
             limits = torch.finfo(scale.dtype)
             if not (least > limits.tiny**0.5 and greatest < limits.max**0.5):
-                maxima = exact_maxima(query, cells, work)
-                by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells, work)
+                maxima = exact_maxima(query, cells)
+                by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
         denominator = by_value[:, -1:]
         empty = denominator == 0
         inverse = denominator.reciprocal().masked_fill(empty, 0)
@@ -336,34 +267,36 @@ def _backward(
     With t = the gradient of w (content part plus one part an axis, like the scores) and p = softmax(score):
     d score = p * (scale * t - sum over m of w * t); all that follows needs only e = d score * scale and w = p * scale.
     """
-    device = content.device
-    with torch.autocast(device.type, enabled=False), one_thread_per_operator(device) as num_threads:
+    with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        work = shares(row.shape[1], cells.scale.shape[:3], num_threads, device)
         mean = sum((gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True))
         query = Query.of(*in_base_2(content_query, row, column), 1, -log_denominator)
         gradient = Query.of(*gradients, 0, -mean)
         values = cells.values[..., :-1]
         d_content_query = torch.zeros_like(query.shared[:, 2:])
         d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
-
-        def add(share: Share) -> tuple[Tensor, Tensor]:
-            d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
-            buffers = content.new_empty(2, share.tile_size)
-            for tile in share.tiles:
-                query_matrix, gradient_matrix = tile.query_matrix(query), tile.query_matrix(gradient)
-                weights = tile.scores(query, query_matrix, cells, buffers[0]).exp2_()
-                d_scores = tile.scores(gradient, gradient_matrix, cells, buffers[1]).mul_(weights)
-                sums = tile.sums(d_scores, values)
-                d_content_query[tile.batch, :, tile.queries] += sums[:, :, :-1].sum(1)
-                d_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -1]
-                d_column[tile.batch, tile.columns, tile.queries] += d_scores.sum(1)
-                if of_cells:
-                    tile.add_gradient_of_cells(d_values, d_scale, weights, gradient, gradient_matrix, 1)
-                    tile.add_gradient_of_cells(d_values, d_scale, d_scores, query, query_matrix, math.log(2))
-            return d_values, d_scale
-
-        d_values, d_scale = (sum(parts) for parts in zip(*in_threads(add, work), strict=True))
+        d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
+        blocks, size = tiles(row.shape[1], cells.scale.shape[:3], content.device)
+        buffers = content.new_empty(2, size)
+        for tile in blocks:
+            query_matrix, gradient_matrix = tile.query_matrix(query), tile.query_matrix(gradient)
+            weights = tile.scores(query, query_matrix, cells, buffers[0]).exp2_()
+            d_scores = tile.scores(gradient, gradient_matrix, cells, buffers[1]).mul_(weights)
+            sums = tile.sums(d_scores, values)
+            d_content_query[tile.batch, :, tile.queries] += sums[:, :, :-1].sum(1)
+            d_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -1]
+            d_column[tile.batch, tile.columns, tile.queries] += d_scores.sum(1)
+            if of_cells:
+                # Overwrites the tiles.
+                for left, side, matrix, factor in (
+                    (weights, gradient, gradient_matrix, 1),
+                    (d_scores, query, query_matrix, math.log(2)),
+                ):
+                    part = d_values[tile.batch, tile.rows, tile.columns].flatten(0, 1)
+                    part.baddbmm_(left.flatten(0, 1), matrix[:, :, 2:].flatten(0, 1).mT, alpha=factor)
+                    right = side.column[tile.batch, None, tile.columns, tile.queries]
+                    part = d_scale[tile.batch, tile.rows, tile.columns]
+                    part.add_(left.mul_(right).sum(-1, keepdim=True), alpha=factor)
         if of_cells:
             d_content = d_values[..., :-1].flatten(1, 2)
             d_scale = (content * d_content).sum(-1) + d_values[..., -1].flatten(1) + d_scale.flatten(1)

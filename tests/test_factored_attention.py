@@ -110,39 +110,16 @@ def test_tiles_do_not_matter(monkeypatch, tile, sizes):
 
 
 @pytest.mark.parametrize("tile", [(1, 1, 1), (100, 4, 8), (1000, 16, 4), (2**19, 128, 256)])
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_shares_cover_everything_once_and_tiles_keep_their_size(monkeypatch, tile, num_threads):
+def test_tiles_cover_everything_once_and_keep_their_size(monkeypatch, tile):
     monkeypatch.setattr(module, "CPU_TILE", tile)
-    monkeypatch.setattr(module, "MIN_QUERIES_PER_THREAD", 2)
     for shape in itertools.product((1, 3), (1, 9), (1, 7), (1, 11)):
         batch, queries, rows, columns = shape
-        shares = module.shares(queries, (batch, rows, columns), num_threads, torch.device("cpu"))
-        assert 1 <= len(shares) <= num_threads
+        blocks, size = module.tiles(queries, (batch, rows, columns), torch.device("cpu"))
         count = torch.zeros(batch, rows, columns, queries, dtype=int)
-        owner = torch.full((batch, queries), -1)
-        for number, share in enumerate(shares):
-            for block in share.tiles:
-                count[block.batch, block.rows, block.columns, block.queries] += 1
-                owners = owner[block.batch, block.queries]
-                assert ((owners == -1) | (owners == number)).all()
-                owners.fill_(number)
-                assert math.prod(block.shape()) <= share.tile_size <= max(tile[0], tile[1] * tile[2])
+        for block in blocks:
+            count[block.batch, block.rows, block.columns, block.queries] += 1
+            assert math.prod(block.shape()) <= size <= max(tile[0], tile[1] * tile[2])
         assert (count == 1).all()
-
-
-def test_threads_do_not_matter(monkeypatch):
-    monkeypatch.setattr(module, "CPU_TILE", (240, 8, 4))
-    inputs = random_inputs(2, 80, 4, (9, 7))
-    num_threads = torch.get_num_threads()
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            assert_equal_to_dense(inputs)
-            assert torch.get_num_threads() == number
-            first, second = (results_and_gradients(factored_attention, inputs) for _ in range(2))
-            torch.testing.assert_close(first, second, rtol=0, atol=0)
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize("size", [30.0, 1e4])
