@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile has to stay in the
-# cache between the passes over it; elsewhere the number of kernel launches counts.
+# last-level cache between the passes over it, and to be so large that starting PyTorch's threads does not count;
+# elsewhere the number of kernel launches counts.
 CPU_TILE = (2**21, 512, 512)
 DEVICE_TILE = (2**25, 1024, 4096)
 
@@ -220,7 +221,7 @@ def _forward(
     """
     with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        query = Query.of(*in_base_2(content_query, row, column), 1, row.new_zeros(row.shape[:2]))
+        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=row.new_zeros(row.shape[:2]))
         # Subtracting any number that is not far from the maximum is as good as subtracting the maximum. If it was far,
         # the denominators tell. Off the CPU, waiting for them could cost more than the exact maxima.
         maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells)
@@ -270,8 +271,8 @@ def _backward(
     with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
         mean = sum((gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True))
-        query = Query.of(*in_base_2(content_query, row, column), 1, -log_denominator)
-        gradient = Query.of(*gradients, 0, -mean)
+        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=-log_denominator)
+        gradient = Query.of(*gradients, log_weight=0, offset=-mean)
         values = cells.values[..., :-1]
         d_content_query = torch.zeros_like(query.shared[:, 2:])
         d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
@@ -301,7 +302,8 @@ def _backward(
             d_content = d_values[..., :-1].flatten(1, 2)
             d_scale = (content * d_content).sum(-1) + d_values[..., -1].flatten(1) + d_scale.flatten(1)
             d_values, d_scale = d_content.contiguous(), d_scale * cells.values[..., -1].flatten(1)
-        return *(part.mT.contiguous() for part in (d_content_query, d_row, d_column)), d_values, d_scale
+        d_content_query, d_row, d_column = (part.mT.contiguous() for part in (d_content_query, d_row, d_column))
+        return d_content_query, d_row, d_column, d_values, d_scale
 
 
 @_backward.register_fake
@@ -343,12 +345,12 @@ def _vmap_forward(info, in_dims, *args):
 
 
 def _vmap_backward(info, in_dims, gradients, results, *args):
-    *args, of_cells = args
+    *inputs, of_cells = args
     num = info.batch_size
     d = _backward(
         _into_batch(num, in_dims[0], gradients),
         _into_batch(num, in_dims[1], results),
-        *_into_batch(num, in_dims[2:-1], args),
+        *_into_batch(num, in_dims[2:-1], inputs),
         of_cells,
     )
     return tuple(t.unflatten(0, (num, -1)) if t.numel() else t for t in d), tuple(0 if t.numel() else None for t in d)

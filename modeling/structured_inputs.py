@@ -40,7 +40,7 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 def affine_map(projection: nn.Module, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (C, out) and bias (out) of a projection of C channels, at least float32.
 
-    The projection is called, on a basis and on zero, instead of read, so that adapters and quantised weights take part.
+    The projection is called, on a basis and on zero, and not read, so that adapters and quantised weights take part.
     """
     channels, dtype = norm.weight.shape[0], norm.weight.dtype
     basis = torch.eye(channels + 1, channels, dtype=dtype, device=norm.weight.device)
