@@ -18,7 +18,7 @@ Inside the tiles the query rows come last, so that memory is read in long runs h
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,9 +115,9 @@ class Query(NamedTuple):
         return self._replace(shared=shared)
 
 
-def in_base_2(*scores: Tensor) -> Iterator[Tensor]:
-    """Scores whose power of 2 is the exponential of those given."""
-    return (t / math.log(2) for t in scores)
+def in_base_2(content: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts of scores whose power of 2 is the exponential of the score."""
+    return content / math.log(2), row / math.log(2), column / math.log(2)
 
 
 class Tile(NamedTuple):
@@ -270,9 +270,10 @@ def _backward(
     """
     with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        mean = sum((gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True))
+        products = [(gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True)]
+        mean = torch.stack(products).sum(0)
         query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=-log_denominator)
-        gradient = Query.of(*gradients, log_weight=0, offset=-mean)
+        gradient = Query.of(gradients[0], gradients[1], gradients[2], log_weight=0, offset=-mean)
         values = cells.values[..., :-1]
         d_content_query = torch.zeros_like(query.shared[:, 2:])
         d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
