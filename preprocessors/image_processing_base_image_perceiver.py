@@ -1,0 +1,348 @@
+"""What the two image processors of the Perceiver share: reading images, the crop, padding, checks.
+
+The backends differ only in how they hold an image (`torch.Tensor` or `np.ndarray`) and in how they resize it.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+import base64
+import os
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from huggingface_hub import get_session
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+    is_valid_image,
+)
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+Pixels = np.ndarray | torch.Tensor
+
+# A gray, RGB or RGBA array; with other numbers of channels the layout has to be told by `input_data_format`.
+INFERABLE_CHANNELS = (1, 3, 4)
+
+
+def read_image(source: str) -> PIL.Image.Image:
+    """Reads a path, an http(s) URL or a base64 string (with or without `data:image/...;base64,`) in its own mode.
+
+    transformers' `load_image` is not used because it converts to RGB at once, which clips 16-bit images and drops
+    transparency before it can be composited, and `load_image_as_tensor` decodes differently from Pillow.
+
+    Raises:
+        ValueError: there is no such file, or it is not an image, or it is truncated.
+    """
+    if source.startswith(("http://", "https://")):
+        data = get_session().get(source).raise_for_status().content
+    elif os.path.isfile(source):
+        with open(source, "rb") as file:
+            data = file.read()
+    else:
+        try:
+            data = base64.b64decode("".join(source.split(",")[-1].split()), validate=True)
+        except ValueError as error:
+            raise ValueError(
+                f"expected the path of an image file, an http(s) URL or a base64 string, got {source[:200]!r}"
+            ) from error
+    try:
+        image = PIL.Image.open(BytesIO(data))
+        image.load()
+    except Exception as error:  # a broken file raises whatever its decoder stumbles over
+        raise ValueError(f"{source[:200]!r} is not an image, or is truncated: {error}") from error
+    return image
+
+
+def scale_16_bits(image: np.ndarray) -> np.ndarray:
+    """Brings 0..65535 to 0..255, rounding to nearest; Pillow's own conversion to RGB clips at 255."""
+    if image.min() < 0 or image.max() > 65535:
+        raise ValueError(f"expected 16-bit pixels in 0..65535, got {image.min()}..{image.max()}")
+    return np.round(image / 257).astype(np.uint8)  # 65535 = 255 * 257
+
+
+def composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Converts to RGB; what is transparent becomes white.
+
+    Follows `transformers.image_transforms.convert_to_rgb` of transformers 5.23. It is written out here because before
+    5.2x that function dropped the alpha channel, and pixels must not depend on the version installed.
+    """
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
+    """Decodes a PIL image, upright, to (H, W) or (H, W, C): `uint8`, or `float32` for mode "F"."""
+    if 0 in image.size:
+        raise ValueError(f"the image is empty: height {image.height}, width {image.width}")
+    try:
+        image = PIL.ImageOps.exif_transpose(image)
+    except Exception as error:  # PIL decodes only now; a broken file raises whatever its decoder stumbles over
+        name = getattr(image, "filename", "") or repr(image)
+        raise ValueError(f"{name} is not an image, or is truncated: {error}") from error
+
+    if image.mode == "F":
+        return np.array(image)
+    if image.mode.startswith("I"):  # "I", "I;16", "I;16B", ...: Pillow's modes for 16-bit gray
+        image = PIL.Image.fromarray(scale_16_bits(np.asarray(image)))
+    if do_convert_rgb or image.mode in ("P", "PA"):  # the index into a palette is not a brightness
+        image = composite_on_white(image)
+    elif image.mode == "1":
+        image = image.convert("L")
+    return np.array(image)
+
+
+def standardize_dtype(image: np.ndarray) -> np.ndarray:
+    """Brings the pixels to `uint8` in 0..255, or to finite `float32` of whatever range they had."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == bool:
+        return image.astype(np.uint8) * 255
+    if image.dtype.kind == "u" and image.dtype.itemsize == 2:  # either byte order
+        return scale_16_bits(image)
+    if image.dtype.kind in "iu":
+        if image.min() < 0 or image.max() > 255:
+            raise ValueError(
+                f"expected {image.dtype} pixels in 0..255, got {image.min()}..{image.max()}; "
+                "16-bit images are taken as uint16, other ranges as floats"
+            )
+        return image.astype(np.uint8)
+    if image.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            image = image.astype(np.float32, copy=False)
+        if not np.isfinite(image).all():
+            raise ValueError("the pixels contain NaN or infinite values")
+        return image
+    raise TypeError(f"expected pixels that are integers, floats or booleans, got dtype {image.dtype}")
+
+
+def to_channels_first(image: np.ndarray, input_data_format: str | ChannelDimension | None) -> np.ndarray:
+    """Brings (H, W), (H, W, C) or (C, H, W) to (C, H, W)."""
+    if image.ndim == 2:
+        return image[None]
+    if image.ndim != 3:
+        raise ValueError(f"expected an image of 2 or 3 dimensions, or a batch of 4, got shape {image.shape}")
+    if input_data_format is None:
+        if image.shape[0] not in INFERABLE_CHANNELS and image.shape[-1] not in INFERABLE_CHANNELS:
+            raise ValueError(
+                f"expected {INFERABLE_CHANNELS} channels in the first or the last dimension, got shape {image.shape}; "
+                "for other numbers of channels set input_data_format"
+            )
+        input_data_format = infer_channel_dimension_format(image, num_channels=INFERABLE_CHANNELS)
+    return np.moveaxis(image, -1, 0) if ChannelDimension(input_data_format) == ChannelDimension.LAST else image
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Brings (C, H, W), `uint8` or `float32`, to three channels: gray is repeated, RGBA composited onto white."""
+    channels = image.shape[0]
+    if channels == 1:
+        return np.repeat(image, 3, axis=0)
+    if channels != 4:
+        return image
+    if image.dtype == np.uint8:
+        alpha = image[3:] / 255
+        return np.round(alpha * image[:3] + (1 - alpha) * 255).astype(np.uint8)
+    if image.min() < 0 or image.max() > 1:
+        raise ValueError(f"expected an RGBA image of floats in 0..1, got {image.min()}..{image.max()}")
+    return image[3:] * image[:3] + (1 - image[3:])
+
+
+def to_array(
+    image: PIL.Image.Image | Pixels,
+    do_convert_rgb: bool | None = None,
+    input_data_format: str | ChannelDimension | None = None,
+) -> np.ndarray:
+    """Brings one image of any kind to an array (C, H, W), `uint8` in 0..255 or finite `float32`.
+
+    Both backends start from this, so that they see the same pixels and so do all supported versions of transformers.
+    """
+    if isinstance(image, PIL.Image.Image):
+        image = pil_to_array(image, do_convert_rgb)
+        input_data_format = ChannelDimension.LAST
+    elif isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
+    if 0 in image.shape:
+        raise ValueError(f"the image is empty: shape {image.shape}")
+    image = to_channels_first(standardize_dtype(image), input_data_format)
+    return to_rgb(image) if do_convert_rgb else image
+
+
+def flatten(images: Any) -> Iterator[Any]:
+    """Yields the single images of nested lists and of batches (B, C, H, W) or (B, H, W, C)."""
+    if isinstance(images, list | tuple) or (not isinstance(images, PIL.Image.Image) and images.ndim == 4):
+        for image in images:
+            yield from flatten(image)
+    else:
+        yield images
+
+
+def per_channel(name: str, value: float | Iterable[float], channels: int) -> tuple[float, ...]:
+    """Returns one value a channel; the backends broadcast wrong numbers of values differently, and silently."""
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * channels
+    if len(values) != channels:
+        raise ValueError(
+            f"{name} has {len(values)} values, {list(values)}, but the images have {channels} channels; "
+            f"give {channels} values or one number, or set do_convert_rgb=True for RGB"
+        )
+    return values
+
+
+class ImagePerceiverImageProcessorBase(BaseImageProcessor):
+    """The part of `ImagePerceiverImageProcessor` that does not depend on the backend; see there."""
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size: ClassVar = {"height": 224, "width": 224}
+    crop_size: ClassVar = {"height": 256, "width": 256}
+    do_convert_rgb = True
+    do_center_crop = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_pad = False
+    model_input_names: ClassVar = ["pixel_values", "pixel_mask"]
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Opens what is a path, URL or base64 string; images pass through, lists keep their nesting."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        if isinstance(image_url_or_urls, str | os.PathLike):
+            return read_image(os.fspath(image_url_or_urls))
+        if is_valid_image(image_url_or_urls):
+            return image_url_or_urls
+        raise TypeError(
+            "expected a PIL image, a NumPy array, a torch tensor, a path, a URL, or a list of these, "
+            f"got {type(image_url_or_urls).__name__}"
+        )
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        images = list(flatten(self.fetch_images(images)))
+        if not images:
+            raise ValueError("expected at least one image, got an empty list or batch")
+        return images
+
+    def _prepare_image_like_inputs(self, images: Any, *args, expected_ndims: int = 3, **kwargs) -> list[Pixels]:
+        processed_images = []
+        for index, image in enumerate(self._prepare_images_structure(images, expected_ndims)):
+            try:
+                processed_images.append(self.process_image(image, *args, **kwargs))
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"image {index}: {error}") from error
+        return processed_images
+
+    def center_crop(self, image: Pixels, size: SizeDict, crop_size: SizeDict, **kwargs) -> Pixels:
+        """Crops the centre `size / crop_size * min(H, W)`, at least one pixel, on each axis.
+
+        Args:
+            image: (C, H, W).
+            size: height and width that the crop is to be resized to (224).
+            crop_size: height and width, in the same scale, of the whole short side (256).
+
+        Raises:
+            ValueError: `size` or `crop_size` lacks a height or a width, so that there is no fraction to crop.
+        """
+        if not (size.height and size.width and crop_size.height and crop_size.width):
+            raise ValueError(
+                "the centre crop is the fraction size / crop_size of the short side, so both need height and width, "
+                f"got size={dict(size)} and crop_size={dict(crop_size)}; set do_center_crop=False for other sizes"
+            )
+        short_side = min(image.shape[-2:])
+        height = max(1, int((size.height / crop_size.height) * short_side))
+        width = max(1, int((size.width / crop_size.width) * short_side))
+        return super().center_crop(image, SizeDict(height=height, width=width), **kwargs)
+
+    def resize(self, image: Pixels, size: SizeDict, **kwargs) -> Pixels:
+        """Resizes (..., H, W) as the backend does, and by `longest_edge` alone, which the backends lack."""
+        if size.longest_edge and not size.shortest_edge:
+            height, width = image.shape[-2:]
+            scale = size.longest_edge / max(height, width)
+            size = SizeDict(height=max(1, round(height * scale)), width=max(1, round(width * scale)))
+        return super().resize(image, size=size, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[Pixels],
+        size: SizeDict,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        do_normalize: bool,
+        image_mean: float | tuple[float, ...],
+        image_std: float | tuple[float, ...],
+        do_pad: bool | None,
+        pad_size: SizeDict | None,
+        data_format: str | ChannelDimension | None,
+        return_tensors: str | None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Crops, resizes, rescales, normalises and pads images (C, H, W), in this order."""
+        channels = {image.shape[0] for image in images}
+        if len(channels) > 1:
+            raise ValueError(
+                f"expected images with equal numbers of channels, got {sorted(channels)}; set do_convert_rgb=True"
+            )
+        if do_normalize:
+            image_mean = per_channel("image_mean", image_mean, *channels)
+            image_std = per_channel("image_std", image_std, *channels)
+            if min(image_std) <= 0:
+                raise ValueError(f"expected image_std above 0, got {list(image_std)}")
+        if do_rescale and any(image.dtype in (np.float32, torch.float32) and is_rescaled(image) for image in images):
+            logger.warning_once(
+                "It looks like you are trying to rescale already rescaled images. If the input images have pixel "
+                "values between 0 and 1, set `do_rescale=False` to avoid rescaling them again."
+            )
+
+        # The backends crop last; here the crop comes first, and the rest is theirs.
+        if do_center_crop:
+            images = [self.center_crop(image, size=size, crop_size=crop_size) for image in images]
+        images = super()._preprocess(
+            images,
+            size=size,
+            do_center_crop=False,
+            crop_size=crop_size,
+            do_rescale=do_rescale,
+            do_normalize=do_normalize,
+            image_mean=image_mean,
+            image_std=image_std,
+            do_pad=False,
+            pad_size=None,
+            return_tensors=None,
+            **kwargs,
+        )["pixel_values"]
+        images = [image.float() if isinstance(image, torch.Tensor) else image.astype(np.float32) for image in images]
+
+        data: dict[str, list[Pixels]] = {}
+        if do_pad:
+            images, data["pixel_mask"] = self.pad(images, pad_size=pad_size, return_mask=True)
+        sizes = sorted({tuple(image.shape[-2:]) for image in images})
+        if return_tensors is not None and len(sizes) > 1:
+            raise ValueError(
+                f"images of different (height, width) cannot be one tensor: {sizes}; set do_resize=True with a size "
+                "of fixed height and width, or do_pad=True"
+            )
+        if data_format is not None and ChannelDimension(data_format) == ChannelDimension.LAST:
+            images = [
+                image.permute(1, 2, 0) if isinstance(image, torch.Tensor) else image.transpose(1, 2, 0)
+                for image in images
+            ]
+        return BatchFeature(data={"pixel_values": images, **data}, tensor_type=return_tensors)
+
+
+def is_rescaled(image: Pixels) -> bool:
+    return bool(image.min() >= 0 and image.max() <= 1)
