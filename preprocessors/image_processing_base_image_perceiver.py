@@ -61,7 +61,8 @@ def read_image(source: str) -> PIL.Image.Image:
         image = PIL.Image.open(BytesIO(data))
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder stumbles over
-        raise ValueError(f"{source[:200]!r} is not an image, or is truncated: {error}") from error
+        reason = "unknown format" if isinstance(error, PIL.UnidentifiedImageError) else error
+        raise ValueError(f"{source[:200]!r} is not an image, or is truncated: {reason}") from error
     return image
 
 
@@ -75,8 +76,8 @@ def scale_16_bits(image: np.ndarray) -> np.ndarray:
 def composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     """Converts to RGB; what is transparent becomes white.
 
-    Follows `transformers.image_transforms.convert_to_rgb` of transformers 5.23. It is written out here because before
-    5.2x that function dropped the alpha channel, and pixels must not depend on the version installed.
+    Follows `transformers.image_transforms.convert_to_rgb` of transformers 5.23. It is written out here because that
+    function still dropped the alpha channel in 5.17, and pixels must not depend on the version installed.
     """
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -161,11 +162,11 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def to_array(
-    image: PIL.Image.Image | Pixels,
+    image: Any,
     do_convert_rgb: bool | None = None,
     input_data_format: str | ChannelDimension | None = None,
 ) -> np.ndarray:
-    """Brings one image of any kind to an array (C, H, W), `uint8` in 0..255 or finite `float32`.
+    """Brings a PIL image, array or tensor to an array (C, H, W), `uint8` in 0..255 or finite `float32`.
 
     Both backends start from this, so that they see the same pixels and so do all supported versions of transformers.
     """
@@ -201,7 +202,16 @@ def per_channel(name: str, value: float | Iterable[float], channels: int) -> tup
     return values
 
 
-class ImagePerceiverImageProcessorBase(BaseImageProcessor):
+def is_rescaled(image: Pixels) -> bool:
+    """Whether the pixels are floats that seem to have been brought to 0..1 already."""
+    return image.dtype in (np.float32, torch.float32) and bool(image.min() >= 0 and image.max() <= 1)
+
+
+# To type-checkers Any: the methods below call those of the backend, which stands behind this class in the MRO.
+Backend: Any = BaseImageProcessor
+
+
+class ImagePerceiverImageProcessorBase(Backend):
     """The part of `ImagePerceiverImageProcessor` that does not depend on the backend; see there."""
 
     resample = PILImageResampling.BICUBIC
@@ -302,7 +312,7 @@ class ImagePerceiverImageProcessorBase(BaseImageProcessor):
             image_std = per_channel("image_std", image_std, *channels)
             if min(image_std) <= 0:
                 raise ValueError(f"expected image_std above 0, got {list(image_std)}")
-        if do_rescale and any(image.dtype in (np.float32, torch.float32) and is_rescaled(image) for image in images):
+        if do_rescale and any(map(is_rescaled, images)):
             logger.warning_once(
                 "It looks like you are trying to rescale already rescaled images. If the input images have pixel "
                 "values between 0 and 1, set `do_rescale=False` to avoid rescaling them again."
@@ -311,7 +321,7 @@ class ImagePerceiverImageProcessorBase(BaseImageProcessor):
         # The backends crop last; here the crop comes first, and the rest is theirs.
         if do_center_crop:
             images = [self.center_crop(image, size=size, crop_size=crop_size) for image in images]
-        images = super()._preprocess(
+        batch = super()._preprocess(
             images,
             size=size,
             do_center_crop=False,
@@ -324,7 +334,8 @@ class ImagePerceiverImageProcessorBase(BaseImageProcessor):
             pad_size=None,
             return_tensors=None,
             **kwargs,
-        )["pixel_values"]
+        )
+        images = batch["pixel_values"]
         images = [image.float() if isinstance(image, torch.Tensor) else image.astype(np.float32) for image in images]
 
         data: dict[str, list[Pixels]] = {}
@@ -342,7 +353,3 @@ class ImagePerceiverImageProcessorBase(BaseImageProcessor):
                 for image in images
             ]
         return BatchFeature(data={"pixel_values": images, **data}, tensor_type=return_tensors)
-
-
-def is_rescaled(image: Pixels) -> bool:
-    return bool(image.min() >= 0 and image.max() <= 1)

@@ -10,14 +10,15 @@ from .image_processing_base_image_perceiver import ImagePerceiverImageProcessorB
 from .image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
 
-class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, TorchvisionBackend):
-    r"""Turns images into `pixel_values` for `ImagePerceiverForImageClassification`.
+class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, TorchvisionBackend):  # type: ignore[misc]
+    """Turns images into `pixel_values` for `ImagePerceiverForImageClassification`.
 
     The defaults are the evaluation preprocessing of the paper's ImageNet models: crop the centre square whose side is
     224/256 of the short side, resize it bicubically to 224 x 224, scale to 0..1, normalise by ImageNet's mean and
-    standard deviation. Source: DeepMind's code for the Perceiver, `CROP_PADDING = 32` in `train/dataset.py`, as
-    transformers' `PerceiverImageProcessor` has it, with which the pixels agree exactly. (Both backends low-pass when
-    shrinking, and the crop starts at the pixel `floor((side - crop) / 2)`; DeepMind's rounds up.)
+    standard deviation. Source: `_decode_and_center_crop` and `_preprocess_image` in DeepMind's `perceiver/train/
+    dataset.py`, in the form that transformers' `PerceiverImageProcessor` gave them; the pixels equal those of that
+    class. DeepMind's differ in details: there the crop's offset is rounded up, here down, i.e. one pixel where the
+    margin is odd; and there `tf.image.resize` does not low-pass when shrinking and keeps overshoots beyond 0..255.
 
     All arguments may be given here, and again at every call, for that call only.
 

@@ -1,0 +1,657 @@
+"""The image processors: geometry, parity with transformers' own, inputs of every kind, padding, errors, saving."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.perceiver.image_processing_perceiver import PerceiverImageProcessor
+from transformers.models.perceiver.image_processing_pil_perceiver import PerceiverImageProcessorPil
+
+from perceivers.preprocessors import image_processing_base_image_perceiver as base
+from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
+from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = {
+    ImagePerceiverImageProcessor: PerceiverImageProcessor,
+    ImagePerceiverImageProcessorPil: PerceiverImageProcessorPil,
+}
+# Every step off: what goes in comes out, as float32 (C, H, W).
+OFF = {"do_center_crop": False, "do_resize": False, "do_rescale": False, "do_normalize": False}
+# Landscape, portrait, square, smaller and larger than the output, and a strip.
+SIZES = [(301, 407), (511, 273), (224, 224), (50, 51), (7, 300)]
+
+
+@pytest.fixture(params=LIBRARY, ids=["torchvision", "pil"])
+def processor_class(request):
+    return request.param
+
+
+def random_image(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def photographs() -> list[PIL.Image.Image]:
+    """Two photographs, cut to odd sizes: a landscape and a portrait."""
+    china, flower = load_sample_images().images  # 427 x 640 both
+    return [PIL.Image.fromarray(china[:389, :601]), PIL.Image.fromarray(flower[:, 100:401])]
+
+
+def pixels(processor_class, images, **kwargs) -> np.ndarray:
+    """The raw pixels of the first image, (C, H, W), with every step off."""
+    return np.asarray(processor_class(**{**OFF, **kwargs})(images, return_tensors="np")["pixel_values"][0])
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),  # (height, width); (left, top, right, bottom), by hand: int(0.875 * 301) = 263, 38 // 2 = 19, ...
+    [
+        ((301, 407), (72, 19, 335, 282)),
+        ((407, 301), (19, 72, 282, 335)),
+        ((256, 256), (16, 16, 240, 240)),
+        ((50, 51), (4, 3, 47, 46)),
+        ((1, 9), (4, 0, 5, 1)),
+        ((1, 1), (0, 0, 1, 1)),
+    ],
+)
+def test_default_is_the_centre_crop_resized_and_normalised(processor_class, size, box):
+    image = PIL.Image.fromarray(random_image(*size))
+    output = processor_class()(image, return_tensors="pt")
+    assert list(output) == ["pixel_values"]
+    assert output["pixel_values"].dtype == torch.float32
+
+    resized = np.asarray(image.crop(box).resize((224, 224), PIL.Image.Resampling.BICUBIC), dtype=np.float64)
+    expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    actual = output["pixel_values"][0].permute(1, 2, 0).numpy()
+    # Pillow's own pixels exactly; torchvision's differ by one or two of 255 (see the test of the two backends below).
+    tolerance = 1e-5 if processor_class is ImagePerceiverImageProcessorPil else 2 / 255 / 0.224 + 1e-5
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+    cropped = pixels(processor_class, image, do_center_crop=True)
+    np.testing.assert_array_equal(cropped, np.asarray(image.crop(box)).transpose(2, 0, 1))
+
+
+def test_crop_is_the_fraction_size_by_crop_size_of_the_short_side(processor_class):
+    image = random_image(100, 60)
+    cropped = pixels(processor_class, image, do_center_crop=True, size=(10, 20), crop_size=40)
+    np.testing.assert_array_equal(cropped, image[42:57, 15:45].transpose(2, 0, 1))  # 10/40 and 20/40 of 60: 15 x 30
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({"height": 20, "width": 30}, (20, 30)),
+        (25, (25, 25)),
+        ({"shortest_edge": 30}, (50, 30)),
+        ({"longest_edge": 30}, (30, 18)),
+        ({"shortest_edge": 30, "longest_edge": 40}, (40, 24)),
+        ({"max_height": 50, "max_width": 15}, (25, 15)),
+    ],
+)
+def test_sizes(processor_class, size, expected):
+    output = processor_class(do_center_crop=False, size=size)(random_image(100, 60), return_tensors="pt")
+    assert output["pixel_values"].shape == (1, 3, *expected)
+
+
+@pytest.mark.parametrize("size", [(333, 100), (1000, 1), (1, 1000), (7, 7)])
+def test_longest_edge_is_met_exactly_and_no_edge_vanishes(processor_class, size):
+    resized = pixels(processor_class, random_image(*size), do_resize=True, size={"longest_edge": 100})
+    assert max(resized.shape[1:]) == 100
+    assert min(resized.shape[1:]) >= 1
+
+
+# Parity
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"disable_grouping": False},
+        {"size": 64, "crop_size": 70, "resample": PIL.Image.Resampling.BILINEAR},
+        {"size": {"height": 150, "width": 250}},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 1.0, 1.0]},
+        {"image_mean": 0.5, "image_std": 0.25},
+    ],
+    ids=str,
+)
+def test_pixels_equal_those_of_the_library(processor_class, kwargs):
+    images = photographs() + [PIL.Image.fromarray(random_image(*size)) for size in SIZES]
+    ours = processor_class(**kwargs)(images, return_tensors="pt")["pixel_values"]
+    library = LIBRARY[processor_class](**kwargs)(images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(ours, library.to(torch.float32))
+    per_call = processor_class()(images, return_tensors="pt", **kwargs)["pixel_values"]
+    assert torch.equal(ours, per_call)
+
+
+def test_the_backends_agree():
+    """Without resizing exactly, up to float32; with it, few pixels differ, by 1 of 255 (photographs) or 2 (noise).
+
+    Measured with torchvision 0.29 and Pillow 13 at the sizes of this test: photographs 0.36 % of the pixels, by 1;
+    noise 0.3 %, of which 4 in a million by 2. The two round their filters' weights to integers differently.
+    """
+    noise = [random_image(*size) for size in SIZES]
+    for images, largest in (photographs(), 1), (noise, 2):
+        kwargs = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        torchvision = ImagePerceiverImageProcessor()(images, **kwargs)["pixel_values"]
+        pil = ImagePerceiverImageProcessorPil()(images, **kwargs)["pixel_values"]
+        difference = (torchvision - pil).abs()
+        assert difference.max() <= largest
+        assert (difference > 0).float().mean() < 0.006
+
+    image = noise[0]
+    torchvision = ImagePerceiverImageProcessor(do_resize=False)(image, return_tensors="pt")["pixel_values"]
+    pil = ImagePerceiverImageProcessorPil(do_resize=False)(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(torchvision, pil, rtol=1e-6, atol=1e-6)
+
+
+def test_loads_the_library_s_configuration(processor_class, tmp_path):
+    library = LIBRARY[processor_class](size=96, crop_size=120, image_mean=[0.4, 0.5, 0.6], resample=2)
+    library.save_pretrained(tmp_path)
+    ours = processor_class.from_pretrained(tmp_path)
+    images = photographs()
+    assert torch.equal(
+        ours(images, return_tensors="pt")["pixel_values"], library(images, return_tensors="pt")["pixel_values"]
+    )
+
+
+def test_loads_a_configuration_of_the_published_checkpoints(processor_class, tmp_path):
+    published = {  # deepmind/vision-perceiver-fourier: sizes are numbers, the class has its name of old
+        "crop_size": 256,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "PerceiverFeatureExtractor",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "size": 224,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(published))
+    loaded = processor_class.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor_class().to_dict()
+
+
+# Outputs
+
+
+def test_steps_are_switchable(processor_class):
+    image = random_image(40, 60)
+    raw = image.transpose(2, 0, 1).astype(np.float32)
+    mean = np.array(IMAGENET_DEFAULT_MEAN, np.float32)[:, None, None]
+    std = np.array(IMAGENET_DEFAULT_STD, np.float32)[:, None, None]
+    np.testing.assert_array_equal(pixels(processor_class, image), raw)
+    np.testing.assert_allclose(pixels(processor_class, image, do_rescale=True), raw / 255, rtol=1e-6)
+    normalized = pixels(processor_class, image, do_rescale=True, do_normalize=True)
+    np.testing.assert_allclose(normalized, (raw / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pixels(processor_class, image, do_normalize=True), (raw - mean) / std, rtol=1e-5)
+    assert pixels(processor_class, image, do_resize=True, size=8).shape == (3, 8, 8)
+    assert pixels(processor_class, image, do_center_crop=True).shape == (3, 35, 35)
+
+
+def test_output_types_and_layouts(processor_class):
+    processor, images = processor_class(size=16), [random_image(40, 60), random_image(30, 30)]
+    pt = processor(images, return_tensors="pt")["pixel_values"]
+    np_last = processor(images, return_tensors="np", data_format="channels_last")["pixel_values"]
+    listed = processor(images)["pixel_values"]
+    assert pt.shape == (2, 3, 16, 16)
+    assert isinstance(np_last, np.ndarray)
+    assert np_last.dtype == np.float32
+    np.testing.assert_array_equal(np_last, pt.permute(0, 2, 3, 1).numpy())
+    assert isinstance(listed, list)
+    assert isinstance(listed[0], np.ndarray if processor_class is ImagePerceiverImageProcessorPil else torch.Tensor)
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in listed]), pt.numpy())
+
+
+def test_is_deterministic_and_leaves_the_input_alone(processor_class):
+    for image in (random_image(60, 40), random_image(60, 40).astype(np.float32), torch.rand(3, 40, 60)):
+        before = image.copy() if isinstance(image, np.ndarray) else image.clone()
+        for kwargs in (OFF, {**OFF, "do_normalize": True, "do_rescale": True}):
+            first = processor_class(**kwargs)(image, return_tensors="pt")["pixel_values"]
+            second = processor_class(**kwargs)(image, return_tensors="pt")["pixel_values"]
+            assert torch.equal(first, second)
+            first.add_(1)  # must not reach the input through shared memory
+            assert (image == before).all()
+
+
+def test_padding(processor_class):
+    images = [random_image(20, 30), random_image(25, 10)]
+    processor = processor_class(do_center_crop=False, do_resize=False)
+    alone = [processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
+    output = processor(images, do_pad=True, return_tensors="pt")
+    assert list(output) == ["pixel_values", "pixel_mask"]
+    assert output["pixel_values"].shape == (2, 3, 25, 30)
+    assert output["pixel_values"].dtype == torch.float32
+    assert output["pixel_mask"].shape == (2, 25, 30)
+    assert output["pixel_mask"].dtype == torch.int64
+    for values, mask, expected in zip(output["pixel_values"], output["pixel_mask"], alone, strict=True):
+        height, width = expected.shape[1:]
+        assert torch.equal(values[:, :height, :width], expected)
+        assert mask[:height, :width].all()
+        assert mask.sum() == height * width
+        assert (values[:, mask == 0] == 0).all()  # zeros after normalisation
+
+    sized = processor(images, do_pad=True, pad_size={"height": 40, "width": 50}, return_tensors="pt")
+    assert sized["pixel_values"].shape == (2, 3, 40, 50)
+    assert sized["pixel_mask"].sum((1, 2)).tolist() == [600, 250]
+    resized = processor(images, do_pad=True, do_resize=True, size={"shortest_edge": 40}, return_tensors="np")
+    assert resized["pixel_values"].shape == (2, 3, 100, 60)
+    with pytest.raises(ValueError, match=r"20.*30"):
+        processor(images, do_pad=True, pad_size=15)
+
+
+def test_different_sizes_without_padding(processor_class):
+    processor = processor_class(do_center_crop=False, do_resize=False)
+    images = [random_image(20, 30), random_image(25, 10)]
+    for return_tensors in "pt", "np":
+        with pytest.raises(ValueError, match=r"\[\(20, 30\), \(25, 10\)\]; set do_resize=True .* or do_pad=True"):
+            processor(images, return_tensors=return_tensors)
+    assert [image.shape for image in processor(images)["pixel_values"]] == [(3, 20, 30), (3, 25, 10)]
+
+
+# Inputs
+
+
+def test_containers_and_layouts(processor_class):
+    images = [random_image(60, 40, seed=seed) for seed in range(2)]
+    processor = processor_class()
+    expected = processor([PIL.Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
+    first = [image.transpose(2, 0, 1) for image in images]
+    tensors = [torch.from_numpy(image.copy()) for image in first]
+    for given in (
+        images,
+        first,
+        tuple(images),
+        [images[:1], images[1:]],
+        np.stack(images),
+        np.stack(first),
+        [np.stack(first)[:1], np.stack(images)[1:]],
+        tensors,
+        torch.stack(tensors),
+        [image.astype(np.int64) for image in images],
+        [image[:, ::-1][:, ::-1] for image in images],  # negative strides
+        [PIL.Image.fromarray(images[0]), tensors[1]],
+    ):
+        assert torch.equal(processor(given, return_tensors="pt")["pixel_values"], expected)
+    assert torch.equal(processor(images[0], return_tensors="pt")["pixel_values"], expected[:1])
+    read_only = images[0].copy()
+    read_only.flags.writeable = False
+    assert torch.equal(processor(read_only, return_tensors="pt")["pixel_values"], expected[:1])
+
+
+def test_input_data_format_settles_what_is_ambiguous(processor_class):
+    image = random_image(3, 4)  # (3, 4, 3)
+    first = pixels(processor_class, image, input_data_format="channels_first")
+    last = pixels(processor_class, image, input_data_format="channels_last")
+    np.testing.assert_array_equal(first, image)
+    np.testing.assert_array_equal(last, image.transpose(2, 0, 1))
+    five = pixels(processor_class, random_image(8, 9, 5), do_convert_rgb=False, input_data_format="channels_last")
+    assert five.shape == (5, 8, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats(processor_class, dtype):
+    image = torch.rand(3, 30, 20, dtype=torch.float64).to(dtype).requires_grad_()
+    expected = image.detach().float()
+    values = processor_class(**OFF)(image, return_tensors="pt")["pixel_values"]
+    assert values.dtype == torch.float32
+    assert torch.equal(values[0], expected)
+
+
+def test_floats_that_are_rescaled_already(processor_class, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(base.logger, "warning_once", warnings.append)
+    image = random_image(30, 20)
+    expected = processor_class(do_resize=False)(image, return_tensors="pt")["pixel_values"]
+    scaled = image.astype(np.float32) / 255
+    actual = processor_class(do_resize=False, do_rescale=False)(scaled, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    in_255 = processor_class(do_resize=False)(image.astype(np.float32), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(in_255, expected, rtol=1e-5, atol=1e-5)
+    assert not warnings
+    processor_class(do_resize=False)(scaled)
+    assert len(warnings) == 1
+    assert "already rescaled" in warnings[0]
+
+
+def test_files_urls_and_base64(processor_class, tmp_path):
+    image = PIL.Image.fromarray(random_image(31, 22))
+    path = tmp_path / "image.png"
+    image.save(path)
+    processor = processor_class()
+    expected = processor(image, return_tensors="pt")["pixel_values"]
+    text = base64.b64encode(path.read_bytes()).decode()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for source in (
+            str(path),
+            path,
+            text,
+            "data:image/png;base64," + text,
+            f"http://127.0.0.1:{server.server_port}/image.png",
+        ):
+            assert torch.equal(processor(source, return_tensors="pt")["pixel_values"], expected)
+    finally:
+        server.shutdown()
+        server.server_close()
+    both = processor([str(path), image], return_tensors="pt")["pixel_values"]
+    assert torch.equal(both, torch.cat([expected, expected]))
+
+
+def test_files_keep_their_mode(processor_class, tmp_path):
+    """A path gives what the opened image gives, where transformers' `load_image` clips or drops alpha."""
+    deep = PIL.Image.fromarray(np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32))
+    transparent = PIL.Image.fromarray(random_image(9, 8, 4))
+    for index, image in enumerate((deep, transparent)):
+        path = tmp_path / f"{index}.png"
+        image.save(path)
+        np.testing.assert_array_equal(pixels(processor_class, str(path)), pixels(processor_class, image))
+    assert pixels(processor_class, str(tmp_path / "0.png"), do_convert_rgb=False).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(processor_class, tmp_path, orientation):
+    """Stores an image as a camera held that way would, and expects it upright (the transforms are EXIF's table)."""
+    upright = random_image(6, 10)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),  # to be turned clockwise when shown, hence stored turned counter-clockwise
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "image.png"
+    PIL.Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    for given in str(path), PIL.Image.open(path):
+        np.testing.assert_array_equal(pixels(processor_class, given), upright.transpose(2, 0, 1))
+
+
+GRAY = np.array([[0, 100, 200, 255]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "rgb"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255)),
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("CMYK", (0, 255, 0, 0), (255, 0, 255)),
+        ("HSV", (0, 255, 255), (255, 0, 0)),
+        ("YCbCr", (90, 128, 128), (90, 90, 90)),
+        ("LA", (100, 255), (100, 100, 100)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 128), (255, 127, 127)),  # 255 * (1 - 128 / 255) = 127
+        ("I;16", 0, (0, 0, 0)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 25700, (100, 100, 100)),
+        ("I;16", 128, (0, 0, 0)),
+        ("I;16", 129, (1, 1, 1)),
+        ("I;16B", 25700, (100, 100, 100)),
+        ("I", 25700, (100, 100, 100)),
+        ("I", 65535, (255, 255, 255)),
+        ("F", 0.25, (0.25, 0.25, 0.25)),
+    ],
+)
+def test_pil_modes(processor_class, mode, color, rgb):
+    image = PIL.Image.new(mode, (5, 4), color)
+    expected = np.broadcast_to(np.array(rgb, np.float32)[:, None, None], (3, 4, 5))
+    np.testing.assert_array_equal(pixels(processor_class, image), expected)
+
+
+def test_palettes(processor_class):
+    image = PIL.Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    for do_convert_rgb in True, False:  # an index is no brightness: palettes become RGB in any case
+        converted = pixels(processor_class, image, do_convert_rgb=do_convert_rgb)
+        np.testing.assert_array_equal(converted, [[[10, 40]], [[20, 50]], [[30, 60]]])
+    image.info["transparency"] = 0
+    np.testing.assert_array_equal(pixels(processor_class, image), [[[255, 40]], [[255, 50]], [[255, 60]]])
+
+
+def test_arrays_become_rgb(processor_class):
+    gray = random_image(6, 5, 1)
+    for given in gray, gray[None], gray[..., None], torch.from_numpy(gray):
+        np.testing.assert_array_equal(pixels(processor_class, given), np.stack([gray] * 3))
+
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[..., 0], rgba[0, :, 3], rgba[1, :, 3] = 255, 255, 51  # alpha 1 and 1/5
+    expected = np.zeros((3, 2, 3))
+    expected[0], expected[1:, 1] = 255, 204  # (1 - 1/5) * 255
+    np.testing.assert_array_equal(pixels(processor_class, rgba), expected)
+    np.testing.assert_array_equal(pixels(processor_class, torch.from_numpy(rgba)), expected)
+    np.testing.assert_allclose(pixels(processor_class, rgba / 255), expected / 255, rtol=1e-6)
+
+
+def test_16_bit_and_boolean_arrays(processor_class):
+    deep = np.array([[[0, 128, 129], [25700, 65406, 65535]]] * 3, np.uint16)
+    expected = np.array([[[0, 0, 1], [100, 254, 255]]] * 3)
+    for given in deep, deep.astype(">u2"), torch.from_numpy(deep):
+        np.testing.assert_array_equal(pixels(processor_class, given), expected)
+    np.testing.assert_array_equal(pixels(processor_class, GRAY > 150)[0], [[0, 0, 255, 255]])
+
+
+@pytest.mark.parametrize("statistics", [0.5, [0.5], (0.5,)], ids=str)
+def test_gray_images(processor_class, statistics):
+    processor = processor_class(
+        do_convert_rgb=False, do_center_crop=False, size=8, image_mean=statistics, image_std=statistics
+    )
+    digit = random_image(8, 8, 1)
+    deep = PIL.Image.fromarray(digit.astype(np.uint16) * 257)
+    for given in PIL.Image.fromarray(digit), digit, digit[None], digit[..., None], torch.from_numpy(digit), deep:
+        values = processor(given, return_tensors="pt")["pixel_values"]
+        assert values.shape == (1, 1, 8, 8)
+        np.testing.assert_allclose(values[0, 0], digit / 127.5 - 1, rtol=1e-5, atol=1e-6)
+    assert processor([digit] * 3, size=16, return_tensors="pt")["pixel_values"].shape == (3, 1, 16, 16)
+    bilevel = PIL.Image.fromarray(digit > 100)
+    assert set(pixels(processor_class, bilevel, do_convert_rgb=False).flat) == {0, 255}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([], ValueError, "at least one image, got an empty list"),
+        (np.zeros((0, 3, 4, 4)), ValueError, "at least one image"),
+        (None, TypeError, "got NoneType"),
+        ([[0, 1], [1, 0]], TypeError, "got int"),
+        (b"bytes", TypeError, "got bytes"),
+        (np.zeros((1, 1, 3, 4, 4)), ValueError, r"2 or 3 dimensions, or a batch of 4, got shape \(1, 1, 3, 4, 4\)"),
+        (np.zeros(4), ValueError, r"got shape \(4,\)"),
+        (np.zeros((3, 0, 4)), ValueError, r"image 0: the image is empty: shape \(3, 0, 4\)"),
+        (PIL.Image.new("RGB", (0, 4)), ValueError, "image 0: the image is empty: height 4, width 0"),
+        (np.zeros((7, 9, 8)), ValueError, r"channels .* got shape \(7, 9, 8\)"),
+        ([GRAY, np.full((3, 4, 4), np.nan)], ValueError, "image 1: the pixels contain NaN or infinite"),
+        (torch.full((3, 4, 4), float("inf"), dtype=torch.bfloat16), ValueError, "image 0: .* NaN or infinite"),
+        (PIL.Image.new("F", (4, 4), float("nan")), ValueError, "image 0: .* NaN or infinite"),
+        (np.full((3, 4, 4), 1e300), ValueError, "NaN or infinite"),
+        (np.full((3, 4, 4), 300), ValueError, r"int64 pixels in 0..255, got 300..300"),
+        (torch.full((3, 4, 4), -1, dtype=torch.int16), ValueError, r"int16 pixels in 0..255, got -1..-1"),
+        (PIL.Image.new("I", (4, 4), 70000), ValueError, r"0..65535, got 70000..70000"),
+        (np.zeros((3, 4, 4), complex), TypeError, "complex128"),
+        (np.full((4, 4, 4), 7.0), ValueError, r"RGBA image of floats in 0..1, got 7.0..7.0"),
+        ("missing.jpg", ValueError, "got 'missing.jpg'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_bad_images(processor_class, images, error, message):
+    with pytest.raises(error, match=message):
+        processor_class()(images, return_tensors="pt")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"image_mean": [0.5]}, r"image_mean has 1 values, \[0.5\], but the images have 3 channels"),
+        ({"image_std": [0.5] * 4}, "image_std has 4 values, .* have 3 channels"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std above 0"),
+        ({"size": {"shortest_edge": 5}}, "set do_center_crop=False"),
+        ({"data_format": "channels_middle"}, "channels_middle"),
+        ({"return_tensors": "tf"}, "tf is not a valid TensorType"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(processor_class, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class()(random_image(9, 9), **kwargs)
+
+
+def test_wrong_channels(processor_class):
+    processor = processor_class(do_convert_rgb=False)
+    with pytest.raises(ValueError, match=r"image_mean has 3 values, .* have 1 channels; .* set do_convert_rgb=True"):
+        processor(GRAY, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"equal numbers of channels, got \[1, 3\]; set do_convert_rgb=True"):
+        processor([GRAY, random_image(9, 9)], return_tensors="pt")
+
+
+def test_broken_files(processor_class, tmp_path):
+    whole, truncated, text = tmp_path / "whole.jpg", tmp_path / "truncated.jpg", tmp_path / "text.jpg"
+    PIL.Image.fromarray(random_image(64, 64)).save(whole)
+    truncated.write_bytes(whole.read_bytes()[:-500])
+    text.write_text("no image")
+    for given in str(truncated), PIL.Image.open(truncated), str(text):
+        name = "text.jpg" if given == str(text) else "truncated.jpg"
+        with pytest.raises(ValueError, match=rf"{name}.* is not an image, or is truncated"):
+            processor_class()(given)
+
+
+# Saving and loading
+
+
+def test_save_and_load(processor_class, tmp_path):
+    processor = processor_class(
+        do_convert_rgb=False,
+        do_center_crop=False,
+        size={"longest_edge": 48},
+        resample=2,
+        rescale_factor=1 / 100,
+        image_mean=[0.1],
+        image_std=[0.3],
+        do_pad=True,
+        pad_size=50,
+    )
+    processor.save_pretrained(tmp_path)
+    loaded = processor_class.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    image = random_image(60, 80, 1)
+    expected = processor(image, return_tensors="pt")
+    for name, value in loaded(image, return_tensors="pt").items():
+        assert torch.equal(value, expected[name])
+    loaded.save_pretrained(tmp_path / "again")
+    name = "preprocessor_config.json"
+    assert (tmp_path / "again" / name).read_text() == (tmp_path / name).read_text()
+    overridden = processor_class.from_pretrained(tmp_path, do_pad=False)
+    assert overridden.do_pad is False
+
+
+def test_auto_class(tmp_path):
+    class ThrowAwayConfig(PreTrainedConfig):
+        model_type = "image_perceiver_throw_away"
+
+    classes = {"torchvision": ImagePerceiverImageProcessor, "pil": ImagePerceiverImageProcessorPil}
+    AutoImageProcessor.register(ThrowAwayConfig, image_processor_classes=classes)
+    try:
+        for saver in classes.values():
+            saver(size=32).save_pretrained(tmp_path)
+            for backend, loaded_class in classes.items():
+                loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+                assert type(loaded) is loaded_class
+                assert loaded.size == {"height": 32, "width": 32}
+            assert type(AutoImageProcessor.from_pretrained(tmp_path)) is ImagePerceiverImageProcessor
+    finally:
+        del IMAGE_PROCESSOR_MAPPING._extra_content[ThrowAwayConfig]
+
+
+LOAD_REMOTE = """
+import sys
+name, without_torchvision, saved, image, root = sys.argv[1:]
+if without_torchvision == "True":
+    sys.modules["torchvision"] = None  # what find_spec and import see of a package that is not installed
+import numpy as np
+from transformers import AutoImageProcessor
+processor = AutoImageProcessor.from_pretrained(saved, trust_remote_code=True)
+assert "perceivers" not in sys.modules
+assert type(processor).__name__ == name, type(processor)
+np.save("output.npy", processor(np.load(image), return_tensors="np")["pixel_values"])
+processor.save_pretrained("again")
+sys.path.insert(0, root)
+import perceivers.preprocessors.image_processing_pil_image_perceiver
+import perceivers.preprocessors.image_processing_image_perceiver
+"""
+
+
+def test_loads_as_remote_code(tmp_path, monkeypatch):
+    """A processor saved with its code loads where the package is not installed, and where torchvision is not."""
+    monkeypatch.setattr(ImagePerceiverImageProcessor, "_auto_class", None)
+    ImagePerceiverImageProcessor.register_for_auto_class("AutoImageProcessor")
+    saved, image = tmp_path / "saved", tmp_path / "image.npy"
+    ImagePerceiverImageProcessor(size=32).save_pretrained(saved)
+    np.save(image, random_image(40, 30))
+    assert {path.name for path in saved.glob("*.py")} == {
+        "image_processing_base_image_perceiver.py",
+        "image_processing_image_perceiver.py",
+        "image_processing_pil_image_perceiver.py",
+    }
+
+    processes = {}
+    for expected_class in LIBRARY:
+        home = tmp_path / expected_class.__name__
+        home.mkdir()
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1"}
+        without_torchvision = str(expected_class is ImagePerceiverImageProcessorPil)
+        arguments = [expected_class.__name__, without_torchvision, saved, image, ROOT]
+        command = [sys.executable, "-c", LOAD_REMOTE, *map(str, arguments)]
+        processes[expected_class] = subprocess.Popen(command, cwd=home, env=environment)
+    for expected_class, process in processes.items():
+        assert process.wait() == 0
+        home = tmp_path / expected_class.__name__
+        expected = expected_class(size=32)(np.load(image), return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(np.load(home / "output.npy"), expected)
+
+    # What was loaded from the first copy saves a second one, that is as good.
+    again = tmp_path / ImagePerceiverImageProcessor.__name__ / "again"
+    for path in saved.iterdir():
+        assert (again / path.name).read_text() == path.read_text()
+
+
+def test_pil_class_saves_its_own_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImagePerceiverImageProcessorPil, "_auto_class", "AutoImageProcessor")
+    ImagePerceiverImageProcessorPil().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    reference = "image_processing_pil_image_perceiver.ImagePerceiverImageProcessorPil"
+    assert config["auto_map"] == {"AutoImageProcessor": reference}
+    assert not (tmp_path / "image_processing_image_perceiver.py").exists()
