@@ -9,6 +9,7 @@ from transformers import HfArgumentParser
 
 from perceivers.command_errors import UsageError
 from perceivers.command_line import CommandParser
+from perceivers.training.arguments import ASSIGNMENTS, fields_of
 from perceivers.training.recipe import closest, read_recipe, to_arguments
 
 # Never written down: secrets, and what belongs to one run only.
@@ -35,13 +36,15 @@ class FlagParser(CommandParser, HfArgumentParser):
             self.error(f"unknown argument {unknown[0].split('=')[0]}{hint}")
         return namespace
 
-    def chosen(self, namespace: argparse.Namespace) -> dict[str, Any]:
+    def recorded(self, namespace: argparse.Namespace) -> dict[str, Any]:
         """What differs from the defaults: a recipe that repeats the run."""
-        return {
+        defaults = vars(self.parse_args([]))
+        recipe = {
             name: value
             for name, value in vars(namespace).items()
-            if value != self.get_default(name) and value is not None and name not in UNRECORDED
+            if value != defaults[name] and value is not None and name not in UNRECORDED
         }
+        return {name: fields_of(value, name) if name in ASSIGNMENTS else value for name, value in recipe.items()}
 
     def to_dataclasses(self, namespace: argparse.Namespace) -> tuple[Any, ...]:
         """The values as instances of the dataclasses."""

@@ -1,8 +1,8 @@
 """The `perceivers` command.
 
 Each sub-command is a module `perceivers.command_<name>`, imported when it is asked for. It offers
-`add_arguments(parser)` and `run(arguments) -> exit code`; one that needs more than a parser to read its arguments offers
-`parse(program, words) -> arguments` in place of the first.
+`add_arguments(parser)` and `run(arguments) -> exit code`; one that needs more than a parser to read its arguments
+offers `parse(program, words) -> arguments` in place of the first.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Train a Perceiver on images. Without arguments: on scikit-learn's handwritten digits, by the built-in recipe `digits`.
+"""Train a Perceiver on images.
+
+Without arguments: on scikit-learn's handwritten digits, by the built-in recipe `digits`.
 
 A recipe, a YAML file or the name of a built-in one, comes first; flags beside it win over it.
 """
@@ -56,7 +58,7 @@ CROP = 256 / 224
 def parse(program: str, words: list[str]) -> argparse.Namespace:
     """Reads the recipe and the flags.
 
-    Returns: `model`, `data`, `augmentation` and `training`, the dataclasses, and `recipe`, a mapping that repeats the run.
+    Returns: `model`, `data`, `augmentation` and `training`, the dataclasses, and `recipe`, which repeats the run.
 
     Raises:
         UsageError: for what is no recipe, no flag or no value of one.
@@ -75,12 +77,12 @@ def parse(program: str, words: list[str]) -> argparse.Namespace:
         recipe = DIGITS
     if recipe is not None:
         namespace = parser.parse_words(recipe_arguments(find_recipe(recipe), parser.flags()) + words)
-    chosen = parser.chosen(namespace)
+    recorded = parser.recorded(namespace)
     try:
         model, data, augmentation, training = parser.to_dataclasses(namespace)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    return argparse.Namespace(model=model, data=data, augmentation=augmentation, training=training, recipe=chosen)
+    return argparse.Namespace(model=model, data=data, augmentation=augmentation, training=training, recipe=recorded)
 
 
 def make_processor(config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
@@ -225,7 +227,7 @@ def train(trainer: ImageClassificationTrainer, checkpoint: str | None) -> dict[s
 def finish(
     trainer: ImageClassificationTrainer, arguments: argparse.Namespace, images: LabelledImages
 ) -> dict[str, float]:
-    """Evaluates, and writes model, processor, results, curves and card into the output folder, and to the Hub if asked.
+    """Evaluates, and writes model, processor, results, curves and card into the output folder.
 
     Returns: the metrics of the evaluation.
     """
@@ -256,7 +258,7 @@ def finish(
     )
     write_card(facts, folder)
     if uses_digits(arguments.data):  # so that the next command has something to classify
-        images.validation.with_transform(None)[0]["image"].save(folder / EXAMPLE)
+        images.validation.with_format(None)[0]["image"].save(folder / EXAMPLE)
     return metrics
 
 

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import yaml
 from transformers import TrainingArguments
+
+# Flags that take FIELD=VALUE, and are mappings in a recipe.
+ASSIGNMENTS = ("config", "processor")
 
 
 @dataclass
@@ -11,11 +15,11 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint to fine-tune: a folder or a name on the Hub. None is from scratch."},
+        metadata={"help": "Checkpoint to fine-tune: a folder or a name on the Hub."},
     )
     variant: str | None = field(
         default=None,
-        metadata={"help": "Named configuration to start from, without a checkpoint; see `perceivers info`."},
+        metadata={"help": "Named configuration of a model from scratch; see `perceivers info`."},
     )
     config: list[str] = field(
         default_factory=list,
@@ -47,9 +51,7 @@ class DataArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={
-            "help": "Data set on the Hub, or a path that `datasets.load_dataset` understands; `digits` is built in."
-        },
+        metadata={"help": "Data set on the Hub or a path, for `datasets.load_dataset`; `digits` is built in."},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
     train_dir: str | None = field(default=None, metadata={"help": "Folder with one folder of images for each class."})
@@ -62,7 +64,7 @@ class DataArguments:
     )
     validation_fraction: float = field(
         default=0.2,
-        metadata={"help": "Part of the training images to hold out, where nothing to evaluate on is given."},
+        metadata={"help": "Part of the images to hold out, where none to evaluate on are given."},
     )
     split_seed: int = field(
         default=0, metadata={"help": "Which images are held out; independent of `--seed`, so that seeds compare."}
@@ -90,7 +92,7 @@ class AugmentationArguments:
 
     random_resized_crop: float | None = field(
         default=None,
-        metadata={"help": "Smallest part of an image's area that a random crop keeps; 0.08 for ImageNet."},
+        metadata={"help": "Smallest part of the area that a random crop keeps; 0.08 for ImageNet."},
     )
     horizontal_flip: float = field(default=0.0, metadata={"help": "Probability of mirroring."})
     rotation: float = field(default=0.0, metadata={"help": "Largest rotation to either side, in degrees."})
@@ -102,7 +104,7 @@ class AugmentationArguments:
     )
     mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup."})
     cutmix: float = field(
-        default=0.0, metadata={"help": "Alpha of CutMix; with mixup too, each takes half the batches."}
+        default=0.0, metadata={"help": "Alpha of CutMix; beside mixup, each takes half the batches."}
     )
 
     def __post_init__(self):
@@ -121,7 +123,7 @@ class ImageTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and what they lack."""
 
     output_dir: str | None = field(
-        default="perceiver", metadata={"help": "Folder for the model and all it comes with."}
+        default="perceiver", metadata={"help": "Folder for the model and what comes with it."}
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into a folder that is not empty; checkpoints in it are removed."}
@@ -145,8 +147,6 @@ def fields_of(assignments: list[str], flag: str) -> dict:
     Raises:
         ValueError: for an assignment without a name or "=", or with a value that is not YAML.
     """
-    import yaml
-
     fields = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

@@ -37,7 +37,7 @@ class LabelledImages:
 
 
 def digits() -> Dataset:
-    """scikit-learn's handwritten digits: 1,797 gray images of 8 x 8 pixels, which it has at 17 levels, here at 0..255."""
+    """scikit-learn's handwritten digits: 1,797 gray images of 8 x 8 pixels, its 17 levels as 0..255."""
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     features = datasets.Features({"image": Image(), "label": ClassLabel(names=[str(n) for n in bunch.target_names])})

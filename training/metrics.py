@@ -1,4 +1,4 @@
-"""Metrics of a classifier, through `evaluate`, without the Hub: its own accuracy script would have to be downloaded."""
+"""Metrics of a classifier, through `evaluate` but without the Hub, where its own accuracy script lies."""
 
 import datasets
 import evaluate

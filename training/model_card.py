@@ -43,7 +43,7 @@ classify("image.png")
 
 ## Training
 
-{num_train_images:,} images; `recipe.yaml` has all that was asked for, and repeats the run: `perceivers train recipe.yaml`.
+{num_train_images:,} images. `perceivers train recipe.yaml`, with the file beside this one, repeats the run.
 
 ```yaml
 {recipe}

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from .arguments import ASSIGNMENTS
+
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """Reads a recipe.
@@ -50,7 +52,7 @@ def to_arguments(recipe: dict[str, Any], flags: Collection[str]) -> list[str]:
             raise ValueError(f"The recipe has an unknown key `{name}`{closest(str(name), flags)}.")
         if value is None or value in ([], {}):
             continue
-        if name in ("config", "processor") and isinstance(value, dict):
+        if name in ASSIGNMENTS and isinstance(value, dict):
             arguments += [f"--{name}", *(f"{field}={json.dumps(content)}" for field, content in value.items())]
         elif isinstance(value, list):
             arguments += [f"--{name}", *map(str, value)]
