@@ -1,11 +1,15 @@
 """The loss of every classification head: as transformers' own, with three differences that users run into."""
 
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 
 IGNORED_LABEL = -100
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def classification_loss(
@@ -18,12 +22,12 @@ def classification_loss(
     """Cross-entropy, binary cross-entropy or mean squared error, by `config.problem_type`; where that is `None` it is
     inferred from the labels and written down, as transformers does.
 
-    Unlike transformers' own, all three honour `num_items_in_batch`, so that accumulated gradients are those of one large
-    batch; integer labels are taken for many labels an example; and a label without a logit is named.
+    Unlike transformers' own, all three honour `num_items_in_batch`, so that accumulated gradients are those of one
+    large batch; integer labels are taken for many labels an example; and a label without a logit is named.
 
     Args:
-        labels: (B,) integers for one label an example, -100 is left out; (B, num_labels) zeros and ones for many; floats
-            for a regression.
+        labels: (B,) integers for one label an example, -100 is left out; (B, num_labels) zeros and ones for many;
+            floats for a regression.
         logits: (B, num_labels).
         num_items_in_batch: what the Trainer counts: labels in all the batches of an optimiser step.
 
@@ -32,29 +36,30 @@ def classification_loss(
             accelerator are not looked at, as that would wait for it.
     """
     if config.problem_type is None:
-        config.problem_type = _infer_problem_type(labels, config.num_labels)
+        config.problem_type = _infer_problem_type(labels, logits.shape[-1])
     labels = labels.to(logits.device)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     reduction = "mean" if num_items_in_batch is None else "sum"
     if config.problem_type == "single_label_classification":
         labels = labels.view(-1)
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_range(labels, config.num_labels)
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+            _check_range(labels, logits.shape[-1])
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction=reduction)
     else:
         if labels.numel() != logits.numel():
             raise ValueError(
                 f"With problem_type={config.problem_type!r} labels must have the logits' shape {tuple(logits.shape)}, "
                 f"got {tuple(labels.shape)}."
             )
-        labels = labels.view(logits.shape).float()
+        labels = labels.view(logits.shape).to(logits.dtype)
         difference = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
-        loss = difference(logits.float(), labels, reduction=reduction)
+        loss = difference(logits, labels, reduction=reduction)
     if num_items_in_batch is None:
         return loss
     return loss / (num_items_in_batch.to(loss.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch)
 
 
-def _infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+def _infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"

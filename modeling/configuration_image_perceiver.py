@@ -47,8 +47,8 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
 
     Args:
         image_size (`int` or `(height, width)`, defaults to 224):
-            The size that the model was made for, in pixels. It accepts any other; the Fourier frequencies stay those of
-            this size, so that a position keeps its meaning.
+            The size that the model was made for, in pixels. It accepts any other; the Fourier frequencies stay those
+            of this size, so that a position keeps its meaning.
         num_channels (`int`, defaults to 3):
             Channels of a pixel.
 

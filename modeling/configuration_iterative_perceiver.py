@@ -11,12 +11,22 @@ logger = logging.get_logger(__name__)
 
 # Keys that transformers, peft and the Trainer write into a configuration themselves.
 TRANSFORMERS_KEYS = frozenset(
-    """attn_implementation auto_map base_model_tp_plan bos_token_id custom_pipelines decoder_start_token_id eos_token_id
-    experts_implementation finetuning_task is_decoder model_type name_or_path num_labels output_attentions pad_token_id
-    quantization_config sep_token_id task_specific_params tie_word_embeddings tokenizer_class torch_dtype
-    use_bfloat16 use_cache use_return_dict""".split()
+    {
+        "attn_implementation",
+        "auto_map",
+        "base_model_tp_plan",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "quantization_config",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_cache",
+    }
 )
-
 MINIMA = {
     "num_latents": 1,
     "d_latents": 1,
@@ -35,7 +45,7 @@ MINIMA = {
 class IterativePerceiverConfig(PreTrainedConfig):
     r"""
     The part of the configuration that all modalities share; use the class of a modality, such as
-    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1 and appendix C).
+    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1, appendix C).
 
     Letters: N latents of D channels, M inputs of C channels.
 
@@ -76,8 +86,10 @@ class IterativePerceiverConfig(PreTrainedConfig):
             Dropout on all attention weights. The paper found that dropout degraded performance.
         initializer_range (`float`, defaults to 0.02):
             Scale of the latents' truncated normal initialisation, cut at two standard deviations.
-        cross_attention_implementation (`"auto"` or `"dense"`, defaults to `"auto"`):
-            How the cross-attends are computed; all give the same answer.
+        cross_attention_implementation (`"auto"`, `"factored"`, `"absorbed"` or `"dense"`, defaults to `"auto"`):
+            How the cross-attends are computed; all give the same answer. `"dense"` makes keys and values of all inputs
+            and goes through the attention interface; `"absorbed"` makes neither; `"factored"` uses that positions on a
+            grid are separable. `"auto"` takes the cheapest that gives what was asked.
 
     Raises:
         ValueError: for a field that does not exist, and for fields that contradict each other.
@@ -111,7 +123,7 @@ class IterativePerceiverConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
-    cross_attention_implementation: Literal["auto", "dense"] = "auto"
+    cross_attention_implementation: Literal["auto", "factored", "absorbed", "dense"] = "auto"
 
     def __post_init__(self, **kwargs):
         if unknown := self._unknown_fields(kwargs):

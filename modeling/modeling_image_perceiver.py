@@ -53,7 +53,7 @@ class ImagePerceiverModel(IterativePerceiverModel):
 
     config: ImagePerceiverConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     def __init__(self, config: ImagePerceiverConfig):
         super().__init__(config)
@@ -109,7 +109,7 @@ class ImagePerceiverForImageClassification(IterativePerceiverForClassification):
 
     config: ImagePerceiverConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     def __init__(self, config: ImagePerceiverConfig):
         super().__init__(config, ImagePerceiverModel)

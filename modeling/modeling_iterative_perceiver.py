@@ -1,16 +1,17 @@
 """The Perceiver from inputs to logits, for any modality; read it from top to bottom as the paper's figure 1.
 
-A small latent array (N, D) attends to a large input array (M, C), then to itself, block after block; the answer is read
-from the latents. *Perceiver: General Perception with Iterative Attention*, arXiv 2103.03206.
+A small latent array (N, D) attends to a large input array (M, C), then to itself, block after block; the answer is
+read from the latents. *Perceiver: General Perception with Iterative Attention*, arXiv 2103.03206.
 
 Letters: B batch, M inputs, N latents, C channels of an input, D channels of a latent, H heads.
 
-As DeepMind's released code, with two differences: the cross-attends are repeated as in the paper (the released encoder has
-one), and GELU is exact instead of its tanh approximation.
+As DeepMind's released code, with two differences: the cross-attends are repeated as in the paper (the released encoder
+has one), and GELU is exact instead of its tanh approximation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from transformers.utils import TransformersKwargs
 from .classification_loss import classification_loss
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 from .positions import DensePositions, GridPositions
+from .structured_inputs import AbsorbedInputs, FactoredInputs, StructuredInputs
 
 # The standard deviation of a standard normal distribution that is cut at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
@@ -68,14 +70,15 @@ def eager_attention_forward(
         # Weights may be asked for under another implementation, whose mask is boolean.
         is_boolean = attention_mask.dtype == torch.bool
         scores = scores.masked_fill(~attention_mask, float("-inf")) if is_boolean else scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def attention_implementation(config: IterativePerceiverConfig, kwargs: TransformersKwargs) -> str:
-    """The configured implementation, except that attention weights, when asked for, come from the one that has them."""
-    return "eager" if kwargs.get("output_attentions", config.output_attentions) else config._attn_implementation
+def wants_attentions(config: IterativePerceiverConfig, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the attention weights are asked for; then they come from the implementation that has them."""
+    return bool(kwargs.get("output_attentions", config.output_attentions))
 
 
 class PerceiverSelfAttention(nn.Module):
@@ -99,9 +102,8 @@ class PerceiverSelfAttention(nn.Module):
         query = self.q_proj(latents).view(heads).transpose(1, 2)
         key = self.k_proj(latents).view(heads).transpose(1, 2)
         value = self.v_proj(latents).view(heads).transpose(1, 2)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention_implementation(self.config, kwargs), eager_attention_forward
-        )
+        implementation = "eager" if wants_attentions(self.config, kwargs) else self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **kwargs)
         return self.o_proj(attended.reshape(latents.shape)), weights
@@ -130,7 +132,11 @@ class PerceiverCrossAttention(nn.Module):
         return channels.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(
-        self, latents: torch.Tensor, inputs: "DenseInputs", projected=None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        latents: torch.Tensor,
+        inputs: "DenseInputs | StructuredInputs",
+        projected=None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
         """`projected` is what an attend with the same weights made of the inputs; it is the last of the results."""
         if projected is None:
@@ -141,7 +147,7 @@ class PerceiverCrossAttention(nn.Module):
 
 
 class DenseInputs:
-    """Reads the inputs as the paper writes it: keys and values for each of them, through transformers' attention interface.
+    """Reads the inputs as the paper writes it: a key and a value each, through transformers' attention interface.
 
     Args:
         inputs: the inputs.
@@ -177,13 +183,13 @@ class DenseInputs:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, H, N, d) -> (B, N, H, d_v) and, where the implementation has them, the weights (B, H, N, M)."""
         key, value = projected
-        implementation = attention_implementation(attention.config, kwargs)
-        mask = self.attention_mask
+        config, mask = attention.config, self.attention_mask
+        implementation = "eager" if wants_attentions(config, kwargs) else config._attn_implementation
         if "flash" in implementation and not fits_flash_attention(query, value):
             implementation = "sdpa"
-            mask = None if mask is None else mask[:, None, None, :].bool()
+            mask = mask[:, None, None, :].bool() if torch.is_tensor(mask) else None
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = attention.config.attention_dropout if attention.training else 0.0
+        dropout = config.attention_dropout if attention.training else 0.0
         attended, weights = attend(
             attention, query, key, value, mask, scaling=attention.scaling, dropout=dropout, **kwargs
         )
@@ -195,6 +201,13 @@ class DenseInputs:
 def fits_flash_attention(query: torch.Tensor, value: torch.Tensor) -> bool:
     """Flash attention takes heads of up to 256 channels, and crops values that are wider than the queries."""
     return query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+
+
+INPUT_READERS: dict[str, type[DenseInputs] | type[AbsorbedInputs] | type[FactoredInputs]] = {
+    "dense": DenseInputs,
+    "absorbed": AbsorbedInputs,
+    "factored": FactoredInputs,
+}
 
 
 class PerceiverMLP(nn.Module):
@@ -230,8 +243,8 @@ class PerceiverSelfAttend(PerceiverLayer):
 
 
 class PerceiverCrossAttend(PerceiverLayer):
-    """The latents take in the inputs: (B, N, D), inputs -> (B, N, D), and the projected inputs for the next attend with
-    the same weights."""
+    """The latents take in the inputs: (B, N, D), inputs -> (B, N, D), and the projected inputs for the next attend
+    with the same weights."""
 
     def __init__(self, config: IterativePerceiverConfig):
         super().__init__()
@@ -241,7 +254,11 @@ class PerceiverCrossAttend(PerceiverLayer):
         self.mlp = PerceiverMLP(config, config.cross_attention_widening_factor)
 
     def forward(
-        self, latents: torch.Tensor, inputs: DenseInputs, projected=None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        latents: torch.Tensor,
+        inputs: DenseInputs | StructuredInputs,
+        projected=None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         attended, _, projected = self.attention(self.attention_norm(latents), inputs, projected, **kwargs)
         latents = latents + attended
@@ -265,20 +282,47 @@ class PerceiverEncoder(nn.Module):
             for _ in range(1 if config.share_blocks else config.num_blocks)
         )
 
+    def read(
+        self, inputs: PerceiverInputs, latents: torch.Tensor, kwargs: Mapping[str, Any]
+    ) -> "DenseInputs | StructuredInputs":
+        """The inputs, ready to be attended to as configured, or in the cheapest way that gives what was asked.
+
+        Raises:
+            ValueError: if the configured way cannot give what was asked.
+        """
+        implementation: str = self.config.cross_attention_implementation
+        needs_weights = wants_attentions(self.config, kwargs) or (self.training and self.config.attention_dropout > 0)
+        if implementation == "auto":
+            implementation = "dense" if needs_weights else self.cheapest_implementation(inputs)
+        elif implementation != "dense" and needs_weights:
+            raise ValueError(
+                f"cross_attention_implementation={implementation!r} never has the attention weights that "
+                'output_attentions and attention_dropout need; use "auto" or "dense".'
+            )
+        return INPUT_READERS[implementation](inputs, latents, self.config)
+
+    def cheapest_implementation(self, inputs: PerceiverInputs) -> str:
+        """Where the measured times cross, see docs/cross_attention.md."""
+        norms = [attend.attention.inputs_norm for attend in self.cross_attends]  # type: ignore[union-attr]
+        if inputs.content.shape[1] < self.config.input_channels or not all(type(n) is nn.LayerNorm for n in norms):
+            return "dense"
+        if isinstance(inputs.positions, GridPositions):
+            return "factored"
+        # A head's absorbed query is as wide as the inputs, so many heads are better off with keys and values.
+        return "absorbed" if self.config.num_cross_attention_heads == 1 else "dense"
+
     def forward(self, inputs: PerceiverInputs, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         latents = self.latents.expand(inputs.content.shape[0], -1, -1)
-        readable = DenseInputs(inputs, latents, self.config)
+        readable = self.read(inputs, latents, kwargs)
         blocks_per_cross_attend = self.config.num_blocks // self.config.num_cross_attends
         last_cross_attend, projected = None, None
         for index in range(self.config.num_blocks):
             if index % blocks_per_cross_attend == 0:
-                cross_attend = self.cross_attends[
-                    min(index // blocks_per_cross_attend, len(self.cross_attends) - 1)
-                ]
+                cross_attend = self.cross_attends[min(index // blocks_per_cross_attend, len(self.cross_attends) - 1)]
                 if cross_attend is not last_cross_attend:
                     last_cross_attend, projected = cross_attend, None
                 latents, projected = cross_attend(latents, readable, projected, **kwargs)
-            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:
+            for self_attend in self.blocks[min(index, len(self.blocks) - 1)]:  # type: ignore[attr-defined]
                 latents = self_attend(latents, **kwargs)
         return latents
 
@@ -306,7 +350,7 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
     config: IterativePerceiverConfig
     base_model_prefix = "perceiver"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("PerceiverCrossAttend", "PerceiverSelfAttend")
+    _no_split_modules = ["PerceiverCrossAttend", "PerceiverSelfAttend"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -322,7 +366,10 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             std = module.weight[0].numel() ** -0.5 / TRUNCATED_STD
-            init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            if module is getattr(self, "classifier", None):
+                init.zeros_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         else:
@@ -330,8 +377,6 @@ class IterativePerceiverPreTrainedModel(PreTrainedModel):
         if isinstance(module, PerceiverEncoder):
             std = self.config.initializer_range
             init.trunc_normal_(module.latents, std=std, a=-2 * std, b=2 * std)
-        if isinstance(module, IterativePerceiverForClassification):
-            init.zeros_(module.classifier.weight)
 
 
 class IterativePerceiverModel(IterativePerceiverPreTrainedModel):
@@ -372,7 +417,7 @@ class IterativePerceiverForClassification(IterativePerceiverPreTrainedModel):
         super().__init__(config)
         self.perceiver = body(config)
         self.pooler = LatentMean()
-        self.classifier = nn.Linear(config.d_latents, config.num_labels)
+        self.classifier = nn.Linear(config.d_latents, config.num_labels)  # type: ignore[arg-type]
         self.loss_function = classification_loss
         self.post_init()
 

@@ -1,7 +1,7 @@
 """Where an input stands: Fourier features of a grid (paper, section 3.2 and appendix D), one table an axis.
 
-On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a table
-an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
+On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a
+table an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
 """
 
 import math
@@ -31,26 +31,28 @@ class GridPositions:
         """C_p, the channels of a position."""
         return sum(table.shape[-1] for table in self.tables)
 
-    def channels_of_axis(self, axis: int) -> list[int]:
-        """Which of the C_p channels encode `axis`, in the order of its table's columns. The order of all is that of
-        DeepMind's code: every axis's coordinate, every axis's sines, every axis's cosines."""
+    def split(self, channels: torch.Tensor) -> list[torch.Tensor]:
+        """(..., C_p) -> (..., 1 + 2K) an axis, in the order of its table's columns. All of them together stand in the
+        order of DeepMind's code: every axis's coordinate, every axis's sines, every axis's cosines."""
         num_axes, bands = len(self.tables), self.tables[0].shape[-1] // 2
-        return [axis] + [
-            num_axes + wave * num_axes * bands + axis * bands + band for wave in range(2) for band in range(bands)
-        ]
+        kinds = channels.split([num_axes, num_axes * bands, num_axes * bands], dim=-1)
+        by_axis = zip(*(kind.unflatten(-1, (num_axes, -1)).unbind(-2) for kind in kinds), strict=True)
+        return [torch.cat(parts, dim=-1) for parts in by_axis]
+
+    def join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """(..., 1 + 2K) an axis -> (..., C_p), the inverse of `split`."""
+        bands = self.tables[0].shape[-1] // 2
+        kinds = zip(*(part.split([1, bands, bands], dim=-1) for part in parts), strict=True)
+        return torch.cat([part for kind in kinds for part in kind], dim=-1)
+
+    def over_grid(self, axis: int, values: torch.Tensor) -> torch.Tensor:
+        """(B or 1, S_a, ...) along an axis -> (B or 1, 1, .., S_a, .., 1, ...), to be broadcast over the grid."""
+        return values.unflatten(1, [-1 if other == axis else 1 for other in range(len(self.tables))])
 
     def dense(self) -> torch.Tensor:
         """The positions of all inputs, (B or 1, M, C_p)."""
-        num_axes, bands = len(self.tables), self.tables[0].shape[-1] // 2
-        parts = [table.split([1, bands, bands], dim=-1) for table in self.tables]
-        spread = [
-            parts[axis][kind].unflatten(1, [-1 if a == axis else 1 for a in range(num_axes)]).expand(
-                -1, *self.sizes, -1
-            )
-            for kind in range(3)
-            for axis in range(num_axes)
-        ]
-        return torch.cat(spread, dim=-1).flatten(1, num_axes)
+        tables = [self.over_grid(axis, table) for axis, table in enumerate(self.tables)]
+        return self.join([table.expand(-1, *self.sizes, -1) for table in tables]).flatten(1, len(self.tables))
 
 
 @dataclass
@@ -90,8 +92,8 @@ def fourier_features(coordinates: torch.Tensor, num_bands: int, max_resolution: 
 
 
 def box_coordinates(size: int, first: torch.Tensor, last: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Evenly from -1 at index `first` to 1 at index `last`, both included, by `torch.linspace`'s own arithmetic: counted
-    from the nearer end. An axis of one element stands at -1, as in `linspace`.
+    """Evenly from -1 at index `first` to 1 at index `last`, both included, counted from the nearer end as
+    `torch.linspace` does. An axis of one element stands at -1, as in `linspace`.
 
     Args:
         first, last: (B, 1) integers.

@@ -1,16 +1,18 @@
 """The Perceiver for images, audio and point clouds, living in the Hugging Face ecosystem.
 
-Importing this package registers its classes with transformers' Auto classes and pipelines.
+Importing this package registers its classes with transformers' Auto classes, and so with its pipelines.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
+from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
+from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
 try:
     __version__ = version("perceivers")
@@ -19,17 +21,34 @@ except PackageNotFoundError:  # run from a clone that is not installed
 
 AutoConfig.register("image_perceiver", ImagePerceiverConfig, exist_ok=True)
 AutoModel.register(ImagePerceiverConfig, ImagePerceiverModel, exist_ok=True)
-AutoModelForImageClassification.register(
-    ImagePerceiverConfig, ImagePerceiverForImageClassification, exist_ok=True
+AutoModelForImageClassification.register(ImagePerceiverConfig, ImagePerceiverForImageClassification, exist_ok=True)
+AutoImageProcessor.register(
+    ImagePerceiverConfig,
+    image_processor_classes={"pil": ImagePerceiverImageProcessorPil, "torchvision": ImagePerceiverImageProcessor},
+    exist_ok=True,
 )
+
+
+def register_for_remote_code() -> None:
+    """From now on `save_pretrained` and `push_to_hub` write the code beside the weights, so that the folder loads
+    where this package is not installed, with `trust_remote_code=True`."""
+    ImagePerceiverConfig.register_for_auto_class()
+    ImagePerceiverModel.register_for_auto_class("AutoModel")
+    ImagePerceiverForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+    ImagePerceiverImageProcessor.register_for_auto_class("AutoImageProcessor")
+    ImagePerceiverImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+
 
 __all__ = [
     "IMAGE_VARIANTS",
     "ImagePerceiverConfig",
     "ImagePerceiverForImageClassification",
+    "ImagePerceiverImageProcessor",
+    "ImagePerceiverImageProcessorPil",
     "ImagePerceiverModel",
     "IterativePerceiverConfig",
     "PerceiverEncoder",
     "PerceiverInputs",
     "__version__",
+    "register_for_remote_code",
 ]

@@ -277,13 +277,13 @@ class ImagePerceiverImageProcessorBase(Backend):
         width = max(1, int((size.width / crop_size.width) * short_side))
         return super().center_crop(image, SizeDict(height=height, width=width), **kwargs)
 
-    def resize(self, image: Pixels, size: SizeDict, **kwargs) -> Pixels:
+    def resize(self, image: Any, size: SizeDict, *args, **kwargs) -> Any:
         """Resizes (..., H, W) as the backend does, and by `longest_edge` alone, which the backends lack."""
         if size.longest_edge and not size.shortest_edge:
             height, width = image.shape[-2:]
             scale = size.longest_edge / max(height, width)
             size = SizeDict(height=max(1, round(height * scale)), width=max(1, round(width * scale)))
-        return super().resize(image, size=size, **kwargs)
+        return super().resize(image, size, *args, **kwargs)
 
     def _preprocess(
         self,

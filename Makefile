@@ -1,0 +1,24 @@
+PYTHON ?= python
+.DEFAULT_GOAL := help
+.PHONY: help check format test golden benchmarks wheel-check
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
+
+check:  ## Linter, formatter, type-checker
+	ruff check .
+	ruff format --check .
+	mypy
+
+format:  ## Format the code and apply safe fixes
+	ruff check --fix .
+	ruff format .
+
+test:  ## The tests
+	pytest
+
+golden:  ## Remake the golden values; say so in CHANGELOG.md
+	$(PYTHON) -m tests.make_golden
+
+wheel-check:  ## Build sdist and wheel, look at what is inside, and import it from elsewhere
+	$(PYTHON) -m tests.check_wheel

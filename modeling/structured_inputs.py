@@ -1,0 +1,135 @@
+"""Two ways to read the inputs that use their structure, with exactly the answer of the paper's text.
+
+Input m is x_m = [content c_m ; position p_m], C channels wide. Its layer norm is (x_m - mu_m) / sigma_m * gamma + beta
+and its key is W_k times that. For a query q let u = gamma * (W_k^T q) / sqrt(d), and u' = u - mean(u). What is the
+same for every m cancels in the softmax, and subtracting the mean from u or from x_m is the same, so
+
+    score(q, m) = u . (x_m - mu_m) / sigma_m = u' . x_m / sigma_m.
+
+Absorbed: the query goes to the inputs instead of the inputs to the query, and no key or value is made of any input.
+Factored: u' . x_m is a content part plus a position part, and on a grid the position part is a sum of one number an
+axis; so no input of C channels is made either.
+
+The attended value is W_v (gamma * v + beta) + b_v with v = sum_m softmax_m (x_m - mu_m) / sigma_m: the values'
+projection is applied to what was attended, N times instead of M times.
+
+Letters: B batch, H heads, N latents, M inputs, C channels of an input, d channels of a head.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .factored_attention import factored_attention
+from .positions import GridPositions
+
+if TYPE_CHECKING:
+    from .configuration_iterative_perceiver import IterativePerceiverConfig
+    from .modeling_iterative_perceiver import PerceiverCrossAttention, PerceiverInputs
+
+# The basis is scaled up by a power of two, so that a bias does not swallow the last bits of a half-precision weight.
+BASIS_SCALE = 128.0
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class StructuredInputs(ABC):
+    """What both ways share: the queries' way to the inputs, and the values' way back."""
+
+    def __init__(self, inputs: "PerceiverInputs"):
+        # An example without any input attends to nothing and gets zeros, as with keys and values.
+        self.empty = None if inputs.mask is None else ~inputs.mask.any(dim=1)
+
+    @abstractmethod
+    def attended(self, query: torch.Tensor) -> torch.Tensor:
+        """u (B, H, N, C) -> v (B, H, N, C), at least float32."""
+
+    def project(self, attention: "PerceiverCrossAttention") -> tuple[torch.Tensor]:
+        """diag(gamma) W_k^T / sqrt(d) as (H, d, C), of which u is the product with the query."""
+        gamma = attention.inputs_norm.weight
+        basis = torch.eye(gamma.shape[0] + 1, gamma.shape[0], dtype=gamma.dtype, device=gamma.device)
+        with torch.autocast(gamma.device.type, enabled=False):
+            # The projection is called instead of read, so that adapters and quantised weights take part; the last row
+            # of the basis is zero and gives the bias.
+            images = at_least_float32(attention.k_proj(basis * BASIS_SCALE))
+            weight = (images[:-1] - images[-1:]) * (attention.scaling / BASIS_SCALE)
+            return (
+                (weight * at_least_float32(gamma)[:, None]).unflatten(1, (attention.num_heads, -1)).permute(1, 2, 0),
+            )
+
+    def attend(
+        self, attention: "PerceiverCrossAttention", query: torch.Tensor, projected: tuple[torch.Tensor], **kwargs
+    ) -> tuple[torch.Tensor, None]:
+        """(B, H, N, d) -> (B, N, H, d_v); there are no weights to be had."""
+        norm = attention.inputs_norm
+        with torch.autocast(query.device.type, enabled=False):
+            attended = self.attended(at_least_float32(query) @ projected[0])
+            attended = attended * at_least_float32(norm.weight) + at_least_float32(norm.bias)
+        # Every head's attended input is projected to the values of all heads, of which it keeps its own.
+        values = attention.v_proj(attended.to(query.dtype)).unflatten(-1, (attention.num_heads, -1))
+        values = values.diagonal(dim1=1, dim2=3).transpose(-1, -2)
+        return values if self.empty is None else values.masked_fill(self.empty[:, None, None, None], 0.0), None
+
+
+class AbsorbedInputs(StructuredInputs):
+    """Reads inputs at any positions: the normalised inputs (B, M, C) are key and value both, for all cross-attends."""
+
+    def __init__(self, inputs: "PerceiverInputs", latents: torch.Tensor, config: "IterativePerceiverConfig"):
+        super().__init__(inputs)
+        array = inputs.dense()
+        self.normalized = nn.functional.layer_norm(array, array.shape[-1:], eps=config.layer_norm_eps).unsqueeze(1)
+        self.mask = inputs.mask
+        if inputs.mask is not None:
+            self.mask = (inputs.mask | ~inputs.mask.any(dim=1, keepdim=True))[:, None, None, :]
+
+    def attended(self, query: torch.Tensor) -> torch.Tensor:
+        inputs = self.normalized.expand(-1, query.shape[1], -1, -1)
+        attended = nn.functional.scaled_dot_product_attention(
+            query.to(inputs.dtype), inputs, inputs, attn_mask=self.mask, scale=1.0
+        )
+        return at_least_float32(attended)
+
+
+class FactoredInputs(StructuredInputs):
+    """Reads inputs on a grid: content (B, M, C_c), a table an axis and 1 / sigma (B, M) are all there is."""
+
+    def __init__(self, inputs: "PerceiverInputs", latents: torch.Tensor, config: "IterativePerceiverConfig"):
+        super().__init__(inputs)
+        if not isinstance(inputs.positions, GridPositions):
+            raise ValueError(
+                'cross_attention_implementation="factored" needs inputs on a grid, got positions that form none; '
+                'use "auto" or "absorbed".'
+            )
+        self.positions, self.mask = inputs.positions, inputs.mask
+        self.content = at_least_float32(inputs.content)
+        channels = self.content.shape[-1] + self.positions.num_channels
+        mean = self.sum_over_channels(lambda part: part) / channels
+        mean_square = self.sum_over_channels(torch.square) / channels
+        self.scale = (mean_square - mean.square() + config.layer_norm_eps).rsqrt()
+
+    def sum_over_channels(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """(B, M): the sum of `function` over the channels of every input, from one sum an axis."""
+        total = function(self.content).sum(-1).unflatten(1, self.positions.sizes)
+        for axis, table in enumerate(self.positions.tables):
+            total = total + self.positions.over_grid(axis, function(table).sum(-1))
+        return total.flatten(1)
+
+    def attended(self, query: torch.Tensor) -> torch.Tensor:
+        heads, latents = query.shape[1:3]
+        centred = (query - query.mean(dim=-1, keepdim=True)).flatten(1, 2)
+        content_query, position_query = centred.split([self.content.shape[-1], self.positions.num_channels], dim=-1)
+        tables = self.positions.tables
+        axis_scores = [
+            part @ table.mT for part, table in zip(self.positions.split(position_query), tables, strict=True)
+        ]
+        content, marginals = factored_attention(content_query, axis_scores, self.content, self.scale, self.mask)
+        positions = self.positions.join([marginal @ table for marginal, table in zip(marginals, tables, strict=True)])
+        attended = torch.cat([content, positions], dim=-1)
+        # The mean over the channels is linear, so that of the sum is the sum of those of the inputs.
+        return (attended - attended.mean(dim=-1, keepdim=True)).unflatten(1, (heads, latents))

@@ -1,0 +1,50 @@
+"""Remakes the golden values: `python -m tests.make_golden`.
+
+They hold the model to what it computed when they were made. Remake them only for a change that is meant to change the
+answers, and say so in CHANGELOG.md.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.models import tiny_image_model
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def waves(shape: torch.Size | tuple[int, ...], frequency: float) -> torch.Tensor:
+    """Numbers in [-1, 1] that are the same on every machine and under every version of PyTorch, unlike random ones."""
+    size = torch.Size(shape).numel()
+    return torch.arange(size, dtype=torch.float64).mul(frequency).sin().view(shape)
+
+
+def golden_image_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
+    model = tiny_image_model(num_blocks=4, num_cross_attends=2).double()
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(model.named_parameters()):
+            is_scale = name.endswith("norm.weight")
+            parameter.copy_(is_scale + waves(parameter.shape, 1.7 + 0.1 * index) / parameter.shape[-1] ** 0.5)
+    pixels = 3 * waves((2, 3, 12, 10), 0.9)
+    output = model(pixels, labels=torch.tensor([3, 7]), output_hidden_states=True)
+    output.loss.backward()
+    encoder = model.perceiver.encoder
+    return {
+        "pixel_values": pixels,
+        "loss": output.loss.detach(),
+        "logits": output.logits.detach(),
+        "hidden_states": torch.stack(output.hidden_states).detach(),
+        "gradient.latents": encoder.latents.grad,
+        "gradient.first_cross_attend.k_proj": encoder.cross_attends[0].attention.k_proj.weight.grad,
+        "gradient.later_cross_attends.inputs_norm": encoder.cross_attends[1].attention.inputs_norm.weight.grad,
+        "gradient.block.fc1": encoder.blocks[0][0].mlp.fc1.weight.grad,
+    }
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors"
+    )

@@ -1,0 +1,31 @@
+"""Small models for the tests."""
+
+import torch
+from torch import nn
+
+from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Moves every parameter off its initial value, so that no zero bias or unit scale hides a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            scale = 0.1 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
+            parameter.add_((noise * scale).to(parameter.dtype))
+    return model
+
+
+def tiny_image_model(seed: int = 0, **changes) -> ImagePerceiverForImageClassification:
+    """The `tiny` variant with random parameters, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ImagePerceiverForImageClassification(ImagePerceiverConfig.from_variant("tiny", **changes))
+    return randomize(model, seed).eval()
+
+
+def enable_gradient_checkpointing(model: ImagePerceiverForImageClassification) -> None:
+    """Under the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable()

@@ -1,0 +1,69 @@
+"""What travels to the Hub loads where this package is not installed, under `trust_remote_code=True`, to the bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perceivers import (
+    ImagePerceiverConfig,
+    ImagePerceiverForImageClassification,
+    ImagePerceiverImageProcessor,
+    ImagePerceiverImageProcessorPil,
+    register_for_remote_code,
+)
+from tests.models import randomize
+
+WITHOUT_THE_PACKAGE = """
+import json, sys
+sys.modules["perceivers"] = None  # any attempt to import it fails
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+folder, backend = sys.argv[1:]
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, backend=backend)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+image = Image.open(folder + "/image.png")
+logits = model(**processor(image, return_tensors="pt")).logits
+classify = pipeline("image-classification", model=model, image_processor=processor)
+print(json.dumps({"logits": logits.tolist(), "label": classify(image, top_k=1)[0]["label"],
+                  "classes": [type(model).__module__, type(processor).__name__]}))
+"""
+
+
+@pytest.mark.parametrize("backend", ["pil", "torchvision"])
+def test_a_pushed_folder_loads_without_the_package(tmp_path, backend):
+    if backend == "torchvision":
+        pytest.importorskip("torchvision")
+    register_for_remote_code()
+    folder = tmp_path / "model"
+    processor_class = ImagePerceiverImageProcessorPil if backend == "pil" else ImagePerceiverImageProcessor
+    processor = processor_class(size={"height": 16, "width": 16})
+    config = ImagePerceiverConfig.from_variant("tiny", id2label={i: f"digit {i}" for i in range(10)})
+    model = randomize(ImagePerceiverForImageClassification(config)).eval()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 51, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    with torch.no_grad():
+        expected = model(**processor(Image.open(folder / "image.png"), return_tensors="pt")).logits
+
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder), backend],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert torch.equal(torch.tensor(answer["logits"]), expected)
+    assert answer["label"] == f"digit {expected.argmax().item()}"
+    assert answer["classes"] == [
+        "transformers_modules." + answer["classes"][0].split(".", 1)[1],
+        processor_class.__name__,
+    ]
