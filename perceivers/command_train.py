@@ -30,7 +30,6 @@ import perceivers
 from perceivers.command_arguments import FlagParser, find_recipe, recipe_arguments
 from perceivers.command_errors import UsageError, UserError
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
-from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 from perceivers.training.arguments import (
@@ -70,7 +69,8 @@ def parse(program: str, words: list[str]) -> argparse.Namespace:
         description=__doc__,
         allow_abbrev=False,
     )
-    recipe = words.pop(0) if words and not words[0].startswith("-") else None
+    has_recipe = bool(words) and not words[0].startswith("-")
+    recipe, words = (words[0], words[1:]) if has_recipe else (None, words)
     namespace = parser.parse_words(words)
     what = (namespace.dataset_name, namespace.train_dir, namespace.model_name_or_path, namespace.variant)
     if recipe is None and not any(what):
@@ -147,15 +147,6 @@ def make_model(arguments: ModelArguments, config: PreTrainedConfig, label_names:
         trust_remote_code=arguments.trust_remote_code,
         ignore_mismatched_sizes=True,
     )
-
-
-def ship_code() -> None:
-    """Has our classes save their code beside the weights, so that `trust_remote_code=True` runs it elsewhere."""
-    ImagePerceiverConfig.register_for_auto_class()
-    ImagePerceiverModel.register_for_auto_class("AutoModel")
-    ImagePerceiverForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-    ImagePerceiverImageProcessor.register_for_auto_class("AutoImageProcessor")
-    ImagePerceiverImageProcessorPil.register_for_auto_class("AutoImageProcessor")
 
 
 def find_checkpoint(training: ImageTrainingArguments) -> str | None:
@@ -281,7 +272,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"perceivers: warning: left out {line}", file=sys.stderr)
     set_seed(training.seed)  # so that the weights do not depend on what loading the data has drawn
     model = make_model(arguments.model, config, images.label_names)
-    ship_code()
+    perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
     existed = folder.exists()
