@@ -178,8 +178,12 @@ def make_trainer(
     """Puts augmentation, processor and data sets into a Trainer."""
     augmentation: AugmentationArguments = arguments.augmentation
     size = processor.size
+    edge = size.get("shortest_edge")
     augment = make_augmentation(
-        augmentation, size.get("height") or size["shortest_edge"], size.get("width") or size["shortest_edge"]
+        augmentation,
+        height=size.get("height") or edge,
+        width=size.get("width") or edge,
+        is_gray=getattr(model.config, "num_channels", 3) == 1,
     )
     cropped = {"do_resize": False, "do_center_crop": False} if augmentation.random_resized_crop else None
     images.train.set_transform(ImageTransform(processor, augment, cropped))

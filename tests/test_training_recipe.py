@@ -76,12 +76,14 @@ def test_without_arguments_it_is_the_digits():
 
 
 def test_values_that_start_with_a_dash_and_lists():
-    words = to_arguments({"label_names": ["a", "b"], "run_name": "-x", "seed": None}, ["label_names", "run_name", "seed"])
+    words = to_arguments(
+        {"label_names": ["a", "b"], "run_name": "-x", "seed": None}, ["label_names", "run_name", "seed"]
+    )
     assert words == ["--label_names", "a", "b", "--run_name=-x"]
 
 
 def test_read_recipe_of_a_missing_file(tmp_path):
-    with pytest.raises(OSError, match="none.yaml"):
+    with pytest.raises(OSError, match=r"none\.yaml"):
         read_recipe(tmp_path / "none.yaml")
 
 

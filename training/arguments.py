@@ -110,6 +110,8 @@ class AugmentationArguments:
     def __post_init__(self):
         if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
             raise ValueError(f"`--random_resized_crop` must be above 0 and at most 1, got {self.random_resized_crop}.")
+        if self.rand_augment is not None and not self.rand_augment.startswith("rand-"):
+            raise ValueError(f"`--rand_augment` is written as in rand-m5-n4, got {self.rand_augment!r}.")
         for name, limit in (("horizontal_flip", 1.0), ("translation", 1.0), ("scaling", 0.99)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"`--{name}` must be in [0, {limit}], got {getattr(self, name)}.")

@@ -15,11 +15,14 @@ from transformers.image_transforms import convert_to_rgb
 from .arguments import AugmentationArguments
 
 
-def make_augmentation(arguments: AugmentationArguments, height: int, width: int) -> Callable[[Image], Image] | None:
+def make_augmentation(
+    arguments: AugmentationArguments, height: int, width: int, is_gray: bool = False
+) -> Callable[[Image], Image] | None:
     """Random crop, flip, affine map and RandAugment, in this order, each if asked for; `None` if none is.
 
     Args:
         height, width: of the images that a random crop returns.
+        is_gray: whether images have one channel.
     """
     affine = (arguments.rotation, arguments.translation, arguments.scaling, arguments.shear)
     if not (arguments.random_resized_crop or arguments.horizontal_flip or any(affine) or arguments.rand_augment):
@@ -48,7 +51,8 @@ def make_augmentation(arguments: AugmentationArguments, height: int, width: int)
             )
         )
     if arguments.rand_augment:
-        steps.append(rand_augment_transform(arguments.rand_augment, hparams={}))
+        # What is moved out of the image leaves the middle of the range behind, in as many channels as there are.
+        steps.append(rand_augment_transform(arguments.rand_augment, {"img_mean": 128 if is_gray else (128,) * 3}))
     return transforms.Compose(steps)
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -120,7 +121,7 @@ def _load_folders(arguments: DataArguments) -> DatasetDict:
     for folder in folders.values():
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"There is no folder {folder}.")
-        if not any(entry.is_dir() for entry in os.scandir(folder)):
+        if not any(entry.is_dir() for entry in Path(folder).iterdir()):
             raise ValueError(f"{folder} has no class folders: it needs one folder of images for each class.")
     data_files = {split: os.path.join(os.path.abspath(folder), "**") for split, folder in folders.items()}
     try:
@@ -143,9 +144,7 @@ def _rename(splits: DatasetDict, arguments: DataArguments) -> DatasetDict:
     )
     for flag, column in (("image", image_column), ("label", label_column)):
         if column not in features:
-            raise ValueError(
-                f"`--{flag}_column_name`: there is no column {column!r}; there are {', '.join(features)}."
-            )
+            raise ValueError(f"There is no {flag} column {column!r}; the columns are {', '.join(features)}.")
     if not isinstance(features[image_column], Image):
         raise ValueError(f"Column {image_column!r} does not hold images, but {features[image_column]}.")
     splits = splits.select_columns([image_column, label_column])
@@ -179,15 +178,15 @@ def _label(splits: DatasetDict) -> DatasetDict:
 
 
 def _leave_out_broken(split: Dataset, process: Callable[[Any], Any], unreadable: list[str]) -> Dataset:
-    encoded = split.cast_column("image", Image(decode=False))
-    decoder = Image()
+    paths = [image["path"] for image in split.cast_column("image", Image(decode=False))["image"]]
     kept = []
-    for index, example in enumerate(encoded):
+    for index, path in enumerate(paths):
         try:
-            process(decoder.decode_example(example["image"]))
+            # From memory, as Pillow leaves a file open that it cannot read.
+            process(Image().decode_example({"path": None, "bytes": Path(path).read_bytes()}))
             kept.append(index)
         except Exception as error:  # a broken file raises whatever its decoder stumbles over
-            unreadable.append(f"{example['image']['path']}: {error}")
+            unreadable.append(f"{path}: {error}")
     if not kept:
         raise ValueError(f"None of {len(split)} images can be read; the first: {unreadable[0]}")
     return split.select(kept)
