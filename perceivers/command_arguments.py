@@ -19,6 +19,9 @@ UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint")
 class FlagParser(CommandParser, HfArgumentParser):
     """A flag for every field of the dataclasses; errors are one line."""
 
+    def __init__(self, *dataclasses: Any, **kwargs: Any):
+        super().__init__(dataclasses, allow_abbrev=False, **kwargs)
+
     def flags(self) -> list[str]:
         """Names of the flags, without dashes."""
         return [action.dest for action in self._actions if action.option_strings and action.dest != "help"]

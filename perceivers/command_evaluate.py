@@ -23,7 +23,7 @@ RECIPE = "recipe.yaml"
 
 def parse(program: str, words: list[str]) -> argparse.Namespace:
     """Reads the flags: `data`, the dataclass, and what is said of the model and the output."""
-    parser = FlagParser(DataArguments, prog=program, description=__doc__, allow_abbrev=False)
+    parser = FlagParser(DataArguments, prog=program, description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a folder or a name on the Hub")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--device", default=None, help="such as cpu or cuda:0; the first accelerator if not given")

@@ -63,11 +63,13 @@ def parse(program: str, words: list[str]) -> argparse.Namespace:
         UsageError: for what is no recipe, no flag or no value of one.
     """
     parser = FlagParser(
-        (ModelArguments, DataArguments, AugmentationArguments, ImageTrainingArguments),
+        ModelArguments,
+        DataArguments,
+        AugmentationArguments,
+        ImageTrainingArguments,
         prog=program,
         usage=f"{program} [RECIPE] [--FLAG VALUE ...]",
         description=__doc__,
-        allow_abbrev=False,
     )
     has_recipe = bool(words) and not words[0].startswith("-")
     recipe, words = (words[0], words[1:]) if has_recipe else (None, words)
@@ -177,7 +179,7 @@ def make_trainer(
 ) -> ImageClassificationTrainer:
     """Puts augmentation, processor and data sets into a Trainer."""
     augmentation: AugmentationArguments = arguments.augmentation
-    size = processor.size
+    size = processor.to_dict()["size"]
     edge = size.get("shortest_edge")
     augment = make_augmentation(
         augmentation,
@@ -220,7 +222,10 @@ def train(trainer: ImageClassificationTrainer, checkpoint: str | None) -> dict[s
 
 
 def finish(
-    trainer: ImageClassificationTrainer, arguments: argparse.Namespace, images: LabelledImages
+    trainer: ImageClassificationTrainer,
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    images: LabelledImages,
 ) -> dict[str, float]:
     """Evaluates, and writes model, processor, results, curves and card into the output folder.
 
@@ -243,7 +248,7 @@ def finish(
         dataset_id=arguments.data.dataset_name if is_on_hub(arguments.data) else None,
         base_model=arguments.model.model_name_or_path,
         label_names=images.label_names,
-        num_parameters=trainer.model.num_parameters(),
+        num_parameters=model.num_parameters(),
         num_train_images=len(images.train),
         num_eval_images=len(images.validation),
         metrics=metrics,
@@ -294,7 +299,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
-    results = finish(trainer, arguments, images)
+    results = finish(trainer, arguments, model, images)
     if training.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():

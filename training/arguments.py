@@ -124,9 +124,7 @@ class AugmentationArguments:
 class ImageTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and what they lack."""
 
-    output_dir: str | None = field(
-        default="perceiver", metadata={"help": "Folder for the model and what comes with it."}
-    )
+    output_dir: str = field(default="perceiver", metadata={"help": "Folder for the model and what comes with it."})
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into a folder that is not empty; checkpoints in it are removed."}
     )

@@ -8,11 +8,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_transforms import convert_to_rgb
 
 from .arguments import AugmentationArguments
+
+
+@dataclass
+class RandomAffine:
+    """Rotation, shift, scaling and shear, each uniform up to its limit to either side.
+
+    torchvision's class of this name rounds shifts to whole pixels, which are too coarse for small images.
+
+    Attributes:
+        rotation, shear: in degrees.
+        translation: as a part of the width and of the height.
+        scaling: as a part of the size.
+    """
+
+    rotation: float
+    translation: float
+    scaling: float
+    shear: float
+
+    def __call__(self, image: Image) -> Image:
+        from torchvision.transforms import InterpolationMode, functional
+
+        angle, right, down, scale, shear = (2 * torch.rand(5) - 1).tolist()
+        return functional.affine(
+            image,
+            angle=angle * self.rotation,
+            translate=[right * self.translation * image.width, down * self.translation * image.height],
+            scale=1 + scale * self.scaling,
+            shear=[shear * self.shear, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
 
 
 def make_augmentation(
@@ -41,15 +73,7 @@ def make_augmentation(
     if arguments.horizontal_flip:
         steps.append(transforms.RandomHorizontalFlip(arguments.horizontal_flip))
     if any(affine):
-        steps.append(
-            transforms.RandomAffine(
-                degrees=arguments.rotation,
-                translate=(arguments.translation, arguments.translation),
-                scale=(1 - arguments.scaling, 1 + arguments.scaling),
-                shear=arguments.shear,
-                interpolation=transforms.InterpolationMode.BILINEAR,
-            )
-        )
+        steps.append(RandomAffine(*affine))
     if arguments.rand_augment:
         # What is moved out of the image leaves the middle of the range behind, in as many channels as there are.
         steps.append(rand_augment_transform(arguments.rand_augment, {"img_mean": 128 if is_gray else (128,) * 3}))

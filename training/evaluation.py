@@ -53,7 +53,8 @@ def evaluate_model(
     Raises:
         ValueError: if a class of the data set is none of the model's.
     """
-    id2label = model.config.id2label
+    config: Any = model.config
+    id2label: dict[int, str] = config.id2label
     references = match_labels(np.array(images["label"]), label_names, id2label)
     predictions = torch.cat(list(_most_probable_classes(model.eval(), processor, images, batch_size))).numpy()
     names = [id2label[index] for index in range(len(id2label))]

@@ -23,14 +23,14 @@ class LabelledImages:
     """Images to train and to evaluate on, in columns `image` and `label`.
 
     Attributes:
-        train: `None` where only an evaluation was asked for.
+        train: the images to train on; `None` where only an evaluation was asked for.
         validation: the images to evaluate on.
         label_names: names of the classes; a label is an index into them.
         source: what to call the data set in a sentence.
         unreadable: images that were left out, each with the reason.
     """
 
-    train: Dataset | None
+    train: Dataset
     validation: Dataset
     label_names: list[str]
     source: str
@@ -116,8 +116,8 @@ def _load_splits(arguments: DataArguments, is_training: bool) -> tuple[DatasetDi
 
 
 def _load_folders(arguments: DataArguments) -> DatasetDict:
-    folders = {"train": arguments.train_dir, "validation": arguments.validation_dir}
-    folders = {split: folder for split, folder in folders.items() if folder}
+    given = (("train", arguments.train_dir), ("validation", arguments.validation_dir))
+    folders = {split: folder for split, folder in given if folder}
     for folder in folders.values():
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"There is no folder {folder}.")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -47,7 +48,7 @@ class ImageClassificationTrainer(Trainer):
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_metrics=lambda outputs: accuracy(outputs.predictions, outputs.label_ids),
+            compute_metrics=lambda outputs: accuracy(np.asarray(outputs.predictions), np.asarray(outputs.label_ids)),
             preprocess_logits_for_metrics=most_probable,
             **kwargs,
         )
@@ -65,7 +66,7 @@ class ImageClassificationTrainer(Trainer):
             self.write_card()
 
 
-def timm_optimizer(args: ImageTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def timm_optimizer(args: ImageTrainingArguments) -> tuple[Any, dict[str, Any]]:
     """timm's optimiser by name, with the Trainer's learning rate and, where it is an Adam, its betas and epsilon.
 
     Raises:
