@@ -216,7 +216,7 @@ def train(trainer: ImageClassificationTrainer, checkpoint: str | None) -> dict[s
     if interruption.was_interrupted and state.global_step < state.max_steps:
         raise KeyboardInterrupt(
             f"stopped at step {state.global_step} of {state.max_steps}; to go on: "
-            f"perceivers train {os.path.join(folder, RECIPE)} --resume_from_checkpoint last"
+            f"perceivers train {folder}/{RECIPE} --resume_from_checkpoint last"
         )
     return metrics
 
@@ -263,7 +263,8 @@ def finish(
 
 
 def is_on_hub(data: DataArguments) -> bool:
-    return bool(data.dataset_name) and data.dataset_name != DIGITS and not os.path.exists(data.dataset_name)
+    name = data.dataset_name
+    return name is not None and name != DIGITS and not os.path.exists(name)
 
 
 def uses_digits(data: DataArguments) -> bool:
@@ -274,6 +275,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, evaluates, writes everything into the output folder, and says what to do next."""
     training: ImageTrainingArguments = arguments.training
     checkpoint = find_checkpoint(training)
+    if training.cpu_threads is not None:
+        torch.set_num_threads(training.cpu_threads)
     set_seed(training.seed)
     config, processor = make_config_and_processor(arguments.model)
     images = load_images(arguments.data, training.seed, process=lambda image: processor(image, return_tensors="pt"))

@@ -128,6 +128,12 @@ class ImageTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into a folder that is not empty; checkpoints in it are removed."}
     )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads of an operation on the CPU; more than one slow a tiny model down on a busy machine."
+        },
+    )
     timm_optimizer: str | None = field(
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, in place of `--optim`."}
     )
@@ -138,6 +144,8 @@ class ImageTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.remove_unused_columns:
             raise ValueError("`--remove_unused_columns` must stay false: images are read as they are needed.")
+        if self.cpu_threads is not None and self.cpu_threads < 1:
+            raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         super().__post_init__()
 
 
