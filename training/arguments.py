@@ -130,9 +130,7 @@ class ImageTrainingArguments(TrainingArguments):
     )
     cpu_threads: int | None = field(
         default=None,
-        metadata={
-            "help": "Threads of an operation on the CPU; more than one slow a tiny model down on a busy machine."
-        },
+        metadata={"help": "Threads of an operation on the CPU; tiny models are fastest with one."},
     )
     timm_optimizer: str | None = field(
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, in place of `--optim`."}
