@@ -20,7 +20,6 @@ class ImageClassificationTrainer(Trainer):
 
     Args:
         mixup: `(images, labels) -> (images, probabilities)`, applied to training batches.
-        write_card: writes the model card; called before the folder is pushed to the Hub.
 
     The other arguments are the Trainer's.
     """
@@ -33,11 +32,9 @@ class ImageClassificationTrainer(Trainer):
         train_dataset: Dataset,
         eval_dataset: Dataset,
         mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
-        write_card: Callable[[], None] = lambda: None,
         **kwargs: Any,
     ):
         self.mixup = mixup
-        self.write_card = write_card
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
         if args.label_smoothing_factor or mixup:
@@ -61,9 +58,7 @@ class ImageClassificationTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the caller's card; the Trainer calls this when it pushes."""
-        if self.is_world_process_zero():
-            self.write_card()
+        """Leaves the caller's card as it is, where the Trainer, which calls this before a push, would write its own."""
 
 
 def timm_optimizer(args: ImageTrainingArguments) -> tuple[Any, dict[str, Any]]:
