@@ -58,7 +58,7 @@ class ImageClassificationTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leaves the caller's card as it is, where the Trainer, which calls this before a push, would write its own."""
+        """Leaves the caller's card as it is; the Trainer would write its own before it pushes."""
 
 
 def timm_optimizer(args: ImageTrainingArguments) -> tuple[Any, dict[str, Any]]:
