@@ -101,7 +101,8 @@ class IterativePerceiverConfig(PreTrainedConfig):
         "hidden_size": "d_latents",
         "num_attention_heads": "num_self_attention_heads",
     }
-    keys_to_ignore_at_inference = ("hidden_states", "attentions", "cross_attentions")
+    # A list, as the Trainer adds one to it.
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "cross_attentions"]  # noqa: RUF012
 
     num_latents: int = 512
     d_latents: int = 1024

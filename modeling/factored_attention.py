@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile has to stay in the
-# cache between the passes over it; elsewhere the number of kernel launches counts.
-CPU_TILE = (2**19, 128, 256)
+# last-level cache between the passes over it, and to be so large that starting PyTorch's threads does not count;
+# elsewhere the number of kernel launches counts.
+CPU_TILE = (2**21, 512, 512)
 DEVICE_TILE = (2**25, 1024, 4096)
 
 NUM_SAMPLED_CELLS = 256
@@ -82,7 +83,7 @@ def factored_attention(
 class Cells(NamedTuple):
     """The grid's side of the scores."""
 
-    features: Tensor  # (B, Y, X, C + 3): content * scale, scale, log2(scale), 1
+    features: Tensor  # (B, Y, X, C + 3): log2(scale), 1, content * scale, scale
     values: Tensor  # (B, Y, X, C + 2): content, 1, 1 / scale
     scale: Tensor  # (B, Y, X, 1)
 
@@ -91,7 +92,7 @@ class Cells(NamedTuple):
         scale = scale[..., None]
         ones = torch.ones_like(scale)
         inverse = scale.reciprocal().masked_fill(scale == 0, 0)
-        features = torch.cat([content * scale, scale, scale.log2().clamp_min(LOG2_OF_ZERO), ones], -1)
+        features = torch.cat([scale.log2().clamp_min(LOG2_OF_ZERO), ones, content * scale, scale], -1)
         values = torch.cat([content, ones, inverse], -1)
         return cls(*(t.unflatten(1, (num_rows, -1)).contiguous() for t in (features, values, scale)))
 
@@ -99,15 +100,24 @@ class Cells(NamedTuple):
 class Query(NamedTuple):
     """The query rows' side of the scores; also of the gradient of the weights, which has the same form."""
 
-    content: Tensor  # (B, C, R)
+    shared: Tensor  # (B, C + 2, R): the factors of `Cells.features` that all rows share, which are all but the last
     row: Tensor  # (B, Y, R)
     column: Tensor  # (B, X, R)
-    weight: float  # of log2(scale)
-    offset: Tensor  # (B, R)
 
     @classmethod
-    def of(cls, content: Tensor, row: Tensor, column: Tensor, factor: float, weight: float, offset: Tensor) -> "Query":
-        return cls(*((t * factor).mT.contiguous() for t in (content, row, column)), weight, offset)
+    def of(cls, content: Tensor, row: Tensor, column: Tensor, log_weight: float, offset: Tensor) -> "Query":
+        content, row, column, offset = (t.mT.contiguous() for t in (content, row, column, offset[..., None]))
+        return cls(torch.cat([torch.full_like(offset, log_weight), offset, content], 1), row, column)
+
+    def minus(self, offset: Tensor) -> "Query":
+        shared = self.shared.clone()
+        shared[:, 1] -= offset
+        return self._replace(shared=shared)
+
+
+def in_base_2(content: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts of scores whose power of 2 is the exponential of the score."""
+    return content / math.log(2), row / math.log(2), column / math.log(2)
 
 
 class Tile(NamedTuple):
@@ -121,14 +131,9 @@ class Tile(NamedTuple):
 
     def query_matrix(self, query: Query) -> Tensor:
         """(b, y, C + 3, r), to be multiplied with `Cells.features`"""
-        b, y, _, r = self.shape()
-        num_channels = query.content.shape[1]
-        matrix = query.content.new_empty(b, y, num_channels + 3, r)
-        matrix[:, :, :num_channels] = query.content[self.batch, None, :, self.queries]
-        matrix[:, :, -3] = query.row[self.batch, self.rows, self.queries]
-        matrix[:, :, -2] = query.weight
-        matrix[:, :, -1] = query.offset[self.batch, None, self.queries]
-        return matrix
+        row = query.row[self.batch, self.rows, None, self.queries]
+        shared = query.shared[self.batch, None, :, self.queries]
+        return torch.cat([shared.expand(-1, row.shape[1], -1, -1), row], 2)
 
     def scores(self, query: Query, matrix: Tensor, cells: Cells, buffer: Tensor) -> Tensor:
         """(b, y, x, r), in `buffer`"""
@@ -172,14 +177,13 @@ def sampled_maxima(query: Query, cells: Cells) -> Tensor:
     y, x = sample // num_columns, sample % num_columns
     features = cells.features[:, y, x]
     scores = (query.row[:, y] + query.column[:, x]) * cells.scale[:, y, x]
-    scores += features[..., :-3] @ query.content + features[..., -2:-1]
+    scores += features[..., :-1] @ query.shared
     return scores.amax(1).clamp_min(LOG2_OF_ZERO / 2)
 
 
 def exact_maxima(query: Query, cells: Cells) -> Tensor:
     """(B, R)"""
-    query = query._replace(offset=torch.zeros_like(query.offset))
-    maxima = torch.full_like(query.offset, LOG2_OF_ZERO / 2)
+    maxima = torch.full_like(query.shared[:, 0], LOG2_OF_ZERO / 2)
     blocks, size = tiles(maxima.shape[1], cells.scale.shape[:3], maxima.device)
     buffer = maxima.new_empty(size)
     for tile in blocks:
@@ -192,7 +196,7 @@ def exact_maxima(query: Query, cells: Cells) -> Tensor:
 def sums_of_weights(query: Query, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     """With w = exp2(scores): sums of w * `Cells.values` (B, C + 2, R), of w by row (B, Y, R), by column (B, X, R)."""
     num_batch, num_rows, num_columns, num_values = cells.values.shape
-    num_queries = query.offset.shape[1]
+    num_queries = query.row.shape[2]
     by_value = cells.values.new_zeros(num_batch, num_values, num_queries)
     by_row = torch.zeros_like(query.row)
     by_column = torch.zeros_like(query.column)
@@ -217,17 +221,17 @@ def _forward(
     """
     with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        query = Query.of(content_query, row, column, 1 / math.log(2), 1, row.new_zeros(row.shape[:2]))
+        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=row.new_zeros(row.shape[:2]))
         # Subtracting any number that is not far from the maximum is as good as subtracting the maximum. If it was far,
-        # the denominators tell. Off the CPU, asking for them would cost more than the exact maxima.
+        # the denominators tell. Off the CPU, waiting for them could cost more than the exact maxima.
         maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells)
-        by_value, by_row, by_column = sums_of_weights(query._replace(offset=-maxima), cells)
+        by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
         if content.is_cpu:
             least, greatest = by_value[:, -1].aminmax()
             limits = torch.finfo(scale.dtype)
             if not (least > limits.tiny**0.5 and greatest < limits.max**0.5):
                 maxima = exact_maxima(query, cells)
-                by_value, by_row, by_column = sums_of_weights(query._replace(offset=-maxima), cells)
+                by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
         denominator = by_value[:, -1:]
         empty = denominator == 0
         inverse = denominator.reciprocal().masked_fill(empty, 0)
@@ -266,11 +270,13 @@ def _backward(
     """
     with torch.autocast(content.device.type, enabled=False):
         cells = Cells.of(content, scale, row.shape[2])
-        mean = sum((gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True))
-        query = Query.of(content_query, row, column, 1 / math.log(2), 1, -log_denominator)
-        gradient = Query.of(*gradients, 1, 0, -mean)
+        products = [(gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True)]
+        mean = torch.stack(products).sum(0)
+        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=-log_denominator)
+        gradient = Query.of(gradients[0], gradients[1], gradients[2], log_weight=0, offset=-mean)
         values = cells.values[..., :-1]
-        d_content_query, d_row, d_column = (torch.zeros_like(part) for part in query[:3])
+        d_content_query = torch.zeros_like(query.shared[:, 2:])
+        d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
         d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
         blocks, size = tiles(row.shape[1], cells.scale.shape[:3], content.device)
         buffers = content.new_empty(2, size)
@@ -289,7 +295,7 @@ def _backward(
                     (d_scores, query, query_matrix, math.log(2)),
                 ):
                     part = d_values[tile.batch, tile.rows, tile.columns].flatten(0, 1)
-                    part.baddbmm_(left.flatten(0, 1), matrix[:, :, :-2].flatten(0, 1).mT, alpha=factor)
+                    part.baddbmm_(left.flatten(0, 1), matrix[:, :, 2:].flatten(0, 1).mT, alpha=factor)
                     right = side.column[tile.batch, None, tile.columns, tile.queries]
                     part = d_scale[tile.batch, tile.rows, tile.columns]
                     part.add_(left.mul_(right).sum(-1, keepdim=True), alpha=factor)
@@ -297,7 +303,8 @@ def _backward(
             d_content = d_values[..., :-1].flatten(1, 2)
             d_scale = (content * d_content).sum(-1) + d_values[..., -1].flatten(1) + d_scale.flatten(1)
             d_values, d_scale = d_content.contiguous(), d_scale * cells.values[..., -1].flatten(1)
-        return *(part.mT.contiguous() for part in (d_content_query, d_row, d_column)), d_values, d_scale
+        d_content_query, d_row, d_column = (part.mT.contiguous() for part in (d_content_query, d_row, d_column))
+        return d_content_query, d_row, d_column, d_values, d_scale
 
 
 @_backward.register_fake
@@ -339,12 +346,12 @@ def _vmap_forward(info, in_dims, *args):
 
 
 def _vmap_backward(info, in_dims, gradients, results, *args):
-    *args, of_cells = args
+    *inputs, of_cells = args
     num = info.batch_size
     d = _backward(
         _into_batch(num, in_dims[0], gradients),
         _into_batch(num, in_dims[1], results),
-        *_into_batch(num, in_dims[2:-1], args),
+        *_into_batch(num, in_dims[2:-1], inputs),
         of_cells,
     )
     return tuple(t.unflatten(0, (num, -1)) if t.numel() else t for t in d), tuple(0 if t.numel() else None for t in d)

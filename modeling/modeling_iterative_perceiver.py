@@ -53,10 +53,11 @@ class PerceiverInputs:
     positions: GridPositions | DensePositions
     mask: torch.Tensor | None = None
 
-    def dense(self) -> torch.Tensor:
-        """(B, M, C): content, then position."""
-        positions = self.positions.dense().to(self.content.dtype)
-        return torch.cat([self.content, positions.expand(self.content.shape[0], -1, -1)], dim=-1)
+    def dense(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """(B, M, C): content, then position; in the content's type unless another is named."""
+        content = self.content if dtype is None else self.content.to(dtype)
+        positions = self.positions.dense().to(content.dtype)
+        return torch.cat([content, positions.expand(content.shape[0], -1, -1)], dim=-1)
 
 
 def eager_attention_forward(
@@ -327,14 +328,15 @@ class PerceiverEncoder(nn.Module):
         return INPUT_READERS[implementation](inputs, latents, self.config)
 
     def cheapest_implementation(self, inputs: PerceiverInputs) -> str:
-        """Where the measured times cross, see docs/cross_attention.md."""
+        """By the measured times, see docs/cross_attention.md."""
         norms = [attend.attention.inputs_norm for attend in self.cross_attends]  # type: ignore[union-attr]
-        if inputs.content.shape[1] < self.config.input_channels or not all(type(n) is nn.LayerNorm for n in norms):
-            return "dense"
+        if not all(type(norm) is nn.LayerNorm for norm in norms):
+            return "dense"  # somebody replaced a norm, and only dense calls it
+        inputs_a_channel = inputs.content.shape[1] / self.config.input_channels
         if isinstance(inputs.positions, GridPositions):
-            return "factored"
+            return "factored" if inputs_a_channel >= 4 else "dense"
         # A head's absorbed query is as wide as the inputs, so many heads are better off with keys and values.
-        return "absorbed" if self.config.num_cross_attention_heads == 1 else "dense"
+        return "absorbed" if inputs_a_channel >= 16 and self.config.num_cross_attention_heads == 1 else "dense"
 
     def forward(self, inputs: PerceiverInputs, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         latents = self.latents.expand(inputs.content.shape[0], -1, -1)

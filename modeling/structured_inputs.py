@@ -16,9 +16,10 @@ projection is applied to what was attended, N times instead of M times.
 Letters: B batch, H heads, N latents, M inputs, C channels of an input, d channels of a head.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -30,13 +31,23 @@ if TYPE_CHECKING:
     from .configuration_iterative_perceiver import IterativePerceiverConfig
     from .modeling_iterative_perceiver import PerceiverCrossAttention, PerceiverInputs
 
-# The basis is scaled up by a power of two, so that a bias does not swallow the last bits of a half-precision weight.
-BASIS_SCALE = 128.0
-
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def affine_map(projection: nn.Module, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (C, out) and bias (out) of a projection of C channels, at least float32.
+
+    The projection is called, on a basis and on zero, and not read, so that adapters and quantised weights take part.
+    """
+    channels, dtype = norm.weight.shape[0], norm.weight.dtype
+    basis = torch.eye(channels + 1, channels, dtype=dtype, device=norm.weight.device)
+    # Beside a large power of two, the bias takes no bit of a half-precision weight away.
+    large = 2.0 ** int(math.log2(torch.finfo(dtype).max) / 2)
+    images = at_least_float32(projection(basis * large))
+    return (images[:-1] - images[-1:]) / large, images[-1]
 
 
 class StructuredInputs(ABC):
@@ -50,31 +61,33 @@ class StructuredInputs(ABC):
     def attended(self, query: torch.Tensor) -> torch.Tensor:
         """u (B, H, N, C) -> v (B, H, N, C), at least float32."""
 
-    def project(self, attention: "PerceiverCrossAttention") -> tuple[torch.Tensor]:
-        """diag(gamma) W_k^T / sqrt(d) as (H, d, C), of which u is the product with the query."""
-        gamma = attention.inputs_norm.weight
-        basis = torch.eye(gamma.shape[0] + 1, gamma.shape[0], dtype=gamma.dtype, device=gamma.device)
-        with torch.autocast(gamma.device.type, enabled=False):
-            # The projection is called instead of read, so that adapters and quantised weights take part; the last row
-            # of the basis is zero and gives the bias.
-            images = at_least_float32(attention.k_proj(basis * BASIS_SCALE))
-            weight = (images[:-1] - images[-1:]) * (attention.scaling / BASIS_SCALE)
-            return (
-                (weight * at_least_float32(gamma)[:, None]).unflatten(1, (attention.num_heads, -1)).permute(1, 2, 0),
-            )
+    def project(self, attention: "PerceiverCrossAttention") -> tuple[torch.Tensor, ...]:
+        """What makes u of a query (H, d, C), and a value of v: weight (H, C, d_v) and bias (H, 1, d_v)."""
+        norm, heads = attention.inputs_norm, attention.num_heads
+        with torch.autocast(norm.weight.device.type, enabled=False):
+            gamma, beta = at_least_float32(norm.weight), at_least_float32(norm.bias)
+            key_weight, _ = affine_map(attention.k_proj, norm)
+            value_weight, value_bias = affine_map(attention.v_proj, norm)
+            key_weight = (key_weight * gamma[:, None] * attention.scaling).unflatten(1, (heads, -1))
+            value_bias = (beta @ value_weight + value_bias).unflatten(0, (heads, 1, -1))
+            value_weight = (value_weight * gamma[:, None]).unflatten(1, (heads, -1))
+        return key_weight.permute(1, 2, 0), value_weight.transpose(0, 1), value_bias
 
     def attend(
-        self, attention: "PerceiverCrossAttention", query: torch.Tensor, projected: tuple[torch.Tensor], **kwargs
+        self,
+        attention: "PerceiverCrossAttention",
+        query: torch.Tensor,
+        projected: tuple[torch.Tensor, ...],
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """(B, H, N, d) -> (B, N, H, d_v); there are no weights to be had."""
-        norm = attention.inputs_norm
+        key_weight, value_weight, value_bias = projected
         with torch.autocast(query.device.type, enabled=False):
-            attended = self.attended(at_least_float32(query) @ projected[0])
-            attended = attended * at_least_float32(norm.weight) + at_least_float32(norm.bias)
-        # Every head's attended input is projected to the values of all heads, of which it keeps its own.
-        values = attention.v_proj(attended.to(query.dtype)).unflatten(-1, (attention.num_heads, -1))
-        values = values.diagonal(dim1=1, dim2=3).transpose(-1, -2)
-        return values if self.empty is None else values.masked_fill(self.empty[:, None, None, None], 0.0), None
+            attended = self.attended(at_least_float32(query) @ key_weight)
+            values = (attended @ value_weight + value_bias).to(query.dtype)
+        if self.empty is not None:
+            values = values.masked_fill(self.empty[:, None, None, None], 0.0)
+        return values.transpose(1, 2), None
 
 
 class AbsorbedInputs(StructuredInputs):
@@ -82,8 +95,10 @@ class AbsorbedInputs(StructuredInputs):
 
     def __init__(self, inputs: "PerceiverInputs", latents: torch.Tensor, config: "IterativePerceiverConfig"):
         super().__init__(inputs)
-        array = inputs.dense()
-        self.normalized = nn.functional.layer_norm(array, array.shape[-1:], eps=config.layer_norm_eps).unsqueeze(1)
+        dtype = inputs.content.dtype
+        array = inputs.dense(torch.promote_types(dtype, torch.float32))
+        normalized = nn.functional.layer_norm(array, array.shape[-1:], eps=config.layer_norm_eps)
+        self.normalized = normalized.to(dtype).unsqueeze(1)
         self.mask = inputs.mask
         if inputs.mask is not None:
             self.mask = (inputs.mask | ~inputs.mask.any(dim=1, keepdim=True))[:, None, None, :]

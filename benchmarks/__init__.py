@@ -1,0 +1,1 @@
+"""One command a claim of the README; the results are kept beside it as JSON."""

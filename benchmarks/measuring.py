@@ -1,0 +1,121 @@
+"""Fair timing and memory: interleaved in one process, medians with spread; memory in a process of its own."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides the code."""
+    processor = platform.processor()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        names = [line.split(":")[1].strip() for line in cpu_info.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    description = {
+        "date": date.today().isoformat(),
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if torch.cuda.is_available():
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for an accelerator, so that the clock sees its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock time of one call."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int, budget: float
+) -> dict[str, dict[str, float]]:
+    """Times the calls in turn, A B C A B C ..., so that a change of the machine's speed meets them all alike.
+
+    Args:
+        repeats: rounds after one that is not counted.
+        budget: seconds after which no new round is started.
+
+    Returns: for each call the median and quartiles in seconds, and the number of rounds.
+    """
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    for index in range(repeats):
+        if index >= 3 and time.perf_counter() - start > budget:
+            break
+        for name, call in calls.items():
+            times[name].append(seconds(call, device))
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and count."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high, "rounds": len(values)}
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that a call takes at its peak beyond what was there before; once a process, as a peak never goes down."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    before = resident_bytes()
+    call()
+    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_own_process(module: str, *arguments: str) -> dict[str, Any] | None:
+    """Runs `python -m module arguments` and reads the JSON in its last line; `None` if it was killed for memory."""
+    command = [sys.executable, "-m", module, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent.parent)
+    if result.returncode in (-9, 137):
+        return None
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Writes a result beside the benchmarks."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path

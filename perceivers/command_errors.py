@@ -1,0 +1,27 @@
+"""What the command line can be told wrongly, and the line that it answers with."""
+
+import re
+
+
+class UserError(ValueError):
+    """Something that the user can put right; shown as one line, exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """Arguments that make no command; shown as one line, exit code 2."""
+
+    exit_code = 2
+
+
+def core_message(error: BaseException) -> str:
+    """The message of an error in one line: of the innermost cause, as libraries wrap what the user has to read."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        error = error.__cause__
+    message = str(error) or type(error).__name__
+    if isinstance(error, KeyError):
+        message = f"missing key {message}"
+    return re.sub(r"\s+", " ", message).strip()

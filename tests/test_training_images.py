@@ -1,0 +1,94 @@
+"""Data sets: columns and labels that are found, splits that are made, and metrics that are right."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+
+from perceivers.training.arguments import DataArguments
+from perceivers.training.evaluation import match_labels
+from perceivers.training.image_datasets import digits, load_images, stratified_split
+from perceivers.training.metrics import accuracy, most_probable
+
+
+def saved(tmp_path, labels, label_type, image_column="picture", label_column="kind", splits=("train",)):
+    """A data set that `load_dataset` finds by its path."""
+    features = datasets.Features({image_column: datasets.Image(), label_column: label_type})
+    pixels = [np.full((4, 4), index, np.uint8) for index in range(len(labels))]
+    dataset = datasets.Dataset.from_dict({image_column: pixels, label_column: labels}, features)
+    for split in splits:
+        dataset.to_parquet(tmp_path / f"{split}.parquet")
+    return str(tmp_path)
+
+
+def test_digits():
+    dataset = digits()
+    assert len(dataset) == 1797
+    assert np.array(dataset[0]["image"]).max() == 255 * 15 // 16  # 15 of 16 in scikit-learn's
+    assert dataset[0]["image"].size == (8, 8)
+
+
+def test_split_is_stratified_and_depends_on_its_seed():
+    rest, held_out = stratified_split(digits(), 0.2, seed=0)
+    assert (len(rest), len(held_out)) == (1437, 360)
+    counts = np.bincount(held_out["label"])
+    assert (counts.min(), counts.max()) == (35, 37)
+    again, other = (stratified_split(digits(), 0.2, seed)[1] for seed in (0, 1))
+    assert again["label"] == held_out["label"]
+    assert other["label"] != held_out["label"]
+
+
+def test_columns_are_found_and_words_become_classes(tmp_path):
+    path = saved(tmp_path, ["b", "a"] * 10, datasets.Value("string"), label_column="label")
+    images = load_images(DataArguments(dataset_name=path), seed=0)
+    assert images.label_names == ["a", "b"]
+    assert (len(images.train), len(images.validation)) == (16, 4)
+    example = images.train[0]  # image i has the value i, and the label 1 where i is even
+    assert example["label"] == 1 - np.array(example["image"])[0, 0] % 2
+
+
+def test_numbers_become_classes_in_their_order(tmp_path):
+    path = saved(tmp_path, [10, 9] * 10, datasets.Value("int64"))
+    images = load_images(DataArguments(dataset_name=path, label_column_name="kind"), seed=0)
+    assert images.label_names == ["9", "10"]
+
+
+def test_a_given_split_is_used(tmp_path):
+    path = saved(tmp_path, [0, 1] * 5, datasets.ClassLabel(names=["a", "b"]), splits=("train", "test"))
+    images = load_images(DataArguments(dataset_name=path, max_train_samples=4), seed=0)
+    assert (len(images.train), len(images.validation)) == (4, 10)
+
+
+@pytest.mark.parametrize(
+    ("label_type", "arguments", "message"),
+    [
+        (datasets.Value("float32"), {"label_column_name": "kind"}, "whole numbers, not Value"),
+        (datasets.Value("int64"), {}, "which column holds the labels"),
+        (datasets.Value("int64"), {"image_column_name": "kind"}, "which column holds the labels"),
+        (datasets.Value("int64"), {"image_column_name": "kind", "label_column_name": "kind"}, "does not hold images"),
+        (datasets.ClassLabel(names=["a", "b"]), {"image_column_name": "photo"}, "no image column 'photo'"),
+    ],
+)
+def test_wrong_columns(tmp_path, label_type, arguments, message):
+    path = saved(tmp_path, [0, 1] * 5, label_type)
+    with pytest.raises(ValueError, match=message):
+        load_images(DataArguments(dataset_name=path, **arguments), seed=0)
+
+
+def test_metrics():
+    logits, labels = torch.randn(50, 30), torch.randint(0, 30, (50,))
+    scores = accuracy(most_probable(logits).numpy(), labels.numpy())
+    every = np.arange(30)
+    expected = top_k_accuracy_score(labels, logits.numpy(), k=5, labels=every)
+    assert scores["top5_accuracy"] == pytest.approx(expected)
+    assert scores["accuracy"] == pytest.approx(top_k_accuracy_score(labels, logits.numpy(), k=1, labels=every))
+    assert set(accuracy(most_probable(logits[:, :10]).numpy(), labels.numpy() % 10)) == {"accuracy"}
+
+
+def test_labels_are_matched_by_name():
+    references = np.array([0, 1, 1])
+    assert match_labels(references, ["cat", "dog"], {0: "dog", 1: "cat"}).tolist() == [1, 0, 0]
+    assert match_labels(references, ["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="no class 'cow'"):
+        match_labels(references, ["cow", "dog"], {0: "dog", 1: "cat"})
