@@ -94,7 +94,7 @@ def build(subject: str, size: int, device: torch.device) -> tuple[nn.Module, tor
     """The module, the latents (1, 512, 1024) and the pixels (1, 3, size, size); the same for every subject."""
     torch.manual_seed(0)
     config = ImagePerceiverConfig(image_size=size, attn_implementation="eager")
-    cross_attend = PerceiverCrossAttend(config)
+    cross_attend = PerceiverCrossAttend.to_inputs(config)
     with torch.no_grad():
         for parameter in cross_attend.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.dim() == 1 else 0.05))

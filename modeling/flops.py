@@ -55,8 +55,16 @@ def self_attend_flops(config: IterativePerceiverConfig) -> int:
 
 
 def head_flops(config: IterativePerceiverConfig) -> int:
-    """FLOPs of the classifier on the mean over the latents of one example: 2 D `num_labels`."""
-    return 2 * config.d_latents * (config.num_labels or 0)
+    """FLOPs of the head of one example: 2 D `num_labels` of the classifier and, with `head="query"`, 4NDD + 4DD + 4ND +
+    3N + 4DD of the cross-attend from one query to the latents."""
+    latents, width = config.num_latents, config.d_latents
+    classifier = 2 * width * (config.num_labels or 0)
+    if config.head == "mean":
+        return classifier
+    projections = 4 * latents * width**2 + 4 * width**2
+    scores_and_sums = 4 * latents * width + OPERATIONS_PER_SCORE * latents
+    mlp = 4 * width**2
+    return classifier + projections + scores_and_sums + mlp
 
 
 def forward_flops(config: IterativePerceiverConfig, num_inputs: int) -> int:

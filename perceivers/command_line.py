@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure a model on labelled images",
     "predict": "classify images, clips or clouds",
     "info": "describe a model or a variant",
+    "convert": "bring a checkpoint from or to the layout of transformers' own Perceivers",
 }
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C has ended
 

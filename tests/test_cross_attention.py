@@ -45,7 +45,7 @@ def case(sizes, *, batch=2, channels=3, latents=5, bands=4, heads=1, qk=None, v=
         v_channels=v,
         attn_implementation="eager",
     )
-    layer = randomize(PerceiverCrossAttend(config).double(), seed)
+    layer = randomize(PerceiverCrossAttend.to_inputs(config).double(), seed)
     content = 2 * torch.randn(batch, math.prod(sizes), channels, dtype=torch.float64) + 0.5
     return config, layer, torch.randn(batch, latents, 16, dtype=torch.float64), content, mask
 
