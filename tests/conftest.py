@@ -1,10 +1,5 @@
-"""For all tests."""
+"""One thread a process: the tests' models are small, and pytest-xdist runs processes side by side."""
 
-import pytest
-import torch
+import os
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Threads cost more than they give on models this small, much more where cores are shared."""
-    torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")

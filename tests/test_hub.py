@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.hub_server import TOKEN, running_hub
 
+pytestmark = pytest.mark.xdist_group("hub")  # one process, so that the round trip is made once
+
 PUSH = """
 import json, sys
 import torch

@@ -295,7 +295,7 @@ class TestTransformersHabits:
         assert (actual.float() - expected).norm() / expected.norm() < 0.05
 
     def test_compiles_into_one_graph(self, pixels):
-        model = tiny_image_model()
+        model = tiny_image_model(num_self_attends_per_block=1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         mask = torch.ones(2, 16, 20, dtype=torch.bool)
         mask[:, 12:] = False
