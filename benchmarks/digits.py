@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ def cnn(seed: int, epochs: int = 60) -> dict[str, float]:
 CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"svm": svm, "cnn": cnn, "perceiver": perceiver}
 
 
+def measure(name: str, seed: int) -> dict[str, float]:
+    """What a contender returns, and the seconds that it took."""
+    start = time.perf_counter()
+    measured = CONTENDERS[name](seed)
+    return {**measured, "seconds": round(time.perf_counter() - start, 1)}
+
+
 def describe_machine() -> dict[str, Any]:
     """What the seconds were measured on."""
     cpu = platform.processor() or platform.machine()
@@ -123,25 +131,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--only", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; more than one stretches the seconds.")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # small networks are the faster for it, on a busy machine above all
     recipe = read_recipe(find_recipe("digits"))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
     if results.get("recipe") != recipe:
         results["runs"].pop("perceiver", None)
     results |= {"recipe": recipe, "machine": describe_machine()}
-    for name in arguments.only:
-        runs = results["runs"].setdefault(name, {})
-        for seed in arguments.seeds:
-            if str(seed) not in runs:
-                start = time.perf_counter()
-                print(f"{name} seed {seed} ...", file=sys.stderr, flush=True)
-                measured = CONTENDERS[name](seed)
-                runs[str(seed)] = {**measured, "seconds": round(time.perf_counter() - start, 1)}
+    # Small networks are the faster for one thread, on a busy machine above all.
+    with ProcessPoolExecutor(arguments.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name in arguments.only:
+            runs = results["runs"].setdefault(name, {})
+            missing = [seed for seed in arguments.seeds if str(seed) not in runs]
+            print(f"{name}: {len(missing)} of {len(arguments.seeds)} seeds to run", flush=True)
+            for seed, run in zip(missing, pool.map(measure, itertools.repeat(name), missing), strict=True):
+                runs[str(seed)] = run
                 results["summary"] = {key: summarize(value) for key, value in results["runs"].items() if value}
                 RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-            print(f"{name} seed {seed}: {100 * runs[str(seed)]['accuracy']:.2f} %", flush=True)
+                print(f"{name} seed {seed}: {100 * run['accuracy']:.2f} % in {run['seconds']:.0f} s", flush=True)
     for name, summary in results["summary"].items():
         print(
             f"{name}: {summary['mean']:.2f} % ± {summary['standard_deviation']:.2f}, lowest {summary['lowest']:.2f} %"
