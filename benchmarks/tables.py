@@ -1,0 +1,94 @@
+"""The README's results from the JSON beside the benchmarks: `python -m benchmarks.tables` prints them."""
+
+import json
+import statistics
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+
+NAMES = {"perceiver": "Perceiver, `perceivers train`", "svm": "SVM, RBF kernel", "cnn": "CNN with 1-pixel shifts"}
+
+
+def read(name: str) -> dict[str, Any]:
+    """A result that a benchmark has written."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.1f} ms"
+
+
+def mebibytes(number: int | None) -> str:
+    return "out of memory" if number is None else f"{number / 2**20:,.0f} MiB"
+
+
+def digits() -> list[str]:
+    """Accuracy on the held-out fifth, seeds 0 to 4."""
+    lines = [row("", "mean accuracy", "least", "greatest"), "|---|---|---|---|"]
+    for name, title in NAMES.items():
+        runs = read("digits")["runs"].get(name, {})
+        accuracies = [100 * run["accuracy"] for run in runs.values()]
+        mean = f"{statistics.mean(accuracies):.2f} %"
+        lines.append(row(title, mean, f"{min(accuracies):.2f} %", f"{max(accuracies):.2f} %"))
+    return lines
+
+
+def cross_attention() -> list[str]:
+    """Time of ours and of transformers' cross-attention, and the memory they add."""
+    result = read("cross_attention")
+    head = ("image", "", "transformers", "ours", "faster", "memory, transformers", "memory, ours")
+    lines = [row(*head), "|---|---|---|---|---|---|---|"]
+    for entry in result["results"]:
+        seconds, memory = entry["seconds"], entry["bytes"]
+        if entry["size"] < 64 or "transformers" not in seconds:
+            continue
+        theirs, ours = seconds["transformers"]["median"], seconds["factored"]["median"]
+        mode = "forward" if entry["mode"] == "forward" else "forward + backward"
+        sizes = f"{entry['size']} x {entry['size']}"
+        used = mebibytes(memory.get("transformers")), mebibytes(memory["factored"])
+        lines.append(row(sizes, mode, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**", *used))
+    return lines
+
+
+def whole_model() -> list[str]:
+    """The paper's model and DeepMind's published one."""
+    result = read("whole_model")
+    lines = [row("224 x 224, batch 1", "", "time", "ours", "faster"), "|---|---|---|---|---|"]
+    for name, seconds in result["seconds"].items():
+        (_, ours), (reference, theirs) = seconds.items()
+        mode = name.split(", ")[1]
+        faster = f"**{theirs['median'] / ours['median']:.2f} x**"
+        lines.append(row(reference, mode, milliseconds(theirs["median"]), milliseconds(ours["median"]), faster))
+    lines += ["", row(f"a training step at batch {result['memory_batch']}", "peak memory"), "|---|---|"]
+    lines += [row(subject, mebibytes(number)) for subject, number in result["bytes"].items()]
+    return lines
+
+
+def machine_of(name: str) -> str:
+    machine = read(name)["machine"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}, "
+        f"transformers {machine['transformers']}, {machine['date']}"
+    )
+
+
+def markdown() -> str:
+    """The section between the README's two marks."""
+    sections = [
+        "**One cross-attention**, 512 latents x 1024, 64 bands, RGB, float32, against transformers' with the same weights "
+        f"(`python -m benchmarks.cross_attention`; medians; {machine_of('cross_attention')}):",
+        "\n".join(cross_attention()),
+        f"**The whole model** (`python -m benchmarks.whole_model`; medians; {machine_of('whole_model')}):",
+        "\n".join(whole_model()),
+        "**Digits**, 1,797 images, the held-out fifth, seeds 0 to 4 for split and weights (`python -m benchmarks.digits`):",
+        "\n".join(digits()),
+    ]
+    return "\n\n".join(sections)
+
+
+if __name__ == "__main__":
+    print(markdown())
