@@ -55,8 +55,8 @@ def self_attend_flops(config: IterativePerceiverConfig) -> int:
 
 
 def head_flops(config: IterativePerceiverConfig) -> int:
-    """FLOPs of the head of one example: 2 D `num_labels` of the classifier; with `head="query"` also the 4NDD + 8DD +
-    4ND + 3N of a cross-attend from one query to the latents."""
+    """FLOPs of the head of one example: 2 D `num_labels` of the classifier and, with `head="query"`,
+    4NDD + 4DD + 4ND + 3N + 4DD of the cross-attend from one query to the latents."""
     latents, width = config.num_latents, config.d_latents
     classifier = 2 * width * (config.num_labels or 0)
     if config.head == "mean":

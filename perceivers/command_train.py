@@ -96,7 +96,8 @@ def make_processor(config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImag
     }
     if config.num_channels != 3:
         half = [0.5] * config.num_channels
-        defaults |= {"do_convert_rgb": False, "image_mean": half, "image_std": half}
+        is_gray = config.num_channels == 1
+        defaults |= {"do_convert_rgb": is_gray, "do_grayscale": is_gray, "image_mean": half, "image_std": half}
     try:
         import torchvision  # noqa: F401
     except Exception:  # a build that does not fit torch raises OSError or RuntimeError

@@ -26,6 +26,7 @@ from transformers.image_utils import (
     infer_channel_dimension_format,
     is_valid_image,
 )
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -207,6 +208,22 @@ def is_rescaled(image: Pixels) -> bool:
     return image.dtype in (np.float32, torch.float32) and bool(image.min() >= 0 and image.max() <= 1)
 
 
+def to_gray(image: Pixels) -> Pixels:
+    """Brings RGB (3, H, W) to one channel by the luma of ITU-R 601, as Pillow's mode "L"; gray stays as it is."""
+    if image.shape[0] != 3:
+        return image
+    luma: Any = 0.299 * image[0:1] + 0.587 * image[1:2] + 0.114 * image[2:3]
+    if image.dtype in (np.uint8, torch.uint8):
+        luma = luma.round()
+    return luma.to(image.dtype) if isinstance(luma, torch.Tensor) else luma.astype(image.dtype)
+
+
+class ImagePerceiverImagesKwargs(ImagesKwargs, total=False):
+    """The arguments of a call besides those of every image processor."""
+
+    do_grayscale: bool
+
+
 # To type-checkers Any: the methods below call those of the backend, which stands behind this class in the MRO.
 Backend: Any = BaseImageProcessor
 
@@ -220,12 +237,14 @@ class ImagePerceiverImageProcessorBase(Backend):
     size: ClassVar = {"height": 224, "width": 224}
     crop_size: ClassVar = {"height": 256, "width": 256}
     do_convert_rgb = True
+    do_grayscale = False
     do_center_crop = True
     do_resize = True
     do_rescale = True
     do_normalize = True
     do_pad = False
     model_input_names: ClassVar = ["pixel_values", "pixel_mask"]
+    valid_kwargs = ImagePerceiverImagesKwargs
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Opens what is a path, URL or base64 string; images pass through, lists keep their nesting."""
@@ -299,9 +318,12 @@ class ImagePerceiverImageProcessorBase(Backend):
         pad_size: SizeDict | None,
         data_format: str | ChannelDimension | None,
         return_tensors: str | None,
+        do_grayscale: bool = False,
         **kwargs,
     ) -> BatchFeature:
-        """Crops, resizes, rescales, normalises and pads images (C, H, W), in this order."""
+        """Makes gray, crops, resizes, rescales, normalises and pads images (C, H, W), in this order."""
+        if do_grayscale:
+            images = [to_gray(image) for image in images]
         channels = {image.shape[0] for image in images}
         if len(channels) > 1:
             raise ValueError(

@@ -27,6 +27,9 @@ class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, Torchvision
             Convert to three channels: gray is repeated, transparency composited onto white (as transformers 5.23
             does). With `False`, images keep their channels, palettes excepted, which always become RGB: mode "L" and
             2-D arrays give one channel, for which `image_mean` and `image_std` take one value.
+        do_grayscale (`bool`, defaults to `False`):
+            Convert RGB to one channel, by the luma of ITU-R 601, as PIL's mode "L" has it. For models of one channel:
+            whatever the file, and the stock pipeline reads all files as RGB, the model gets what it was trained on.
         do_center_crop (`bool`, defaults to `True`):
             Crop the centre. Needs a `size` with height and width.
         crop_size (`dict` or `int`, defaults to `{"height": 256, "width": 256}`):

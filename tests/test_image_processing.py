@@ -609,6 +609,27 @@ def test_save_and_load(processor_class, tmp_path):
     assert overridden.do_pad is False
 
 
+@pytest.mark.parametrize("processor_class", [ImagePerceiverImageProcessor, ImagePerceiverImageProcessorPil])
+def test_grayscale(processor_class, tmp_path):
+    """One channel whatever the file: what was gray stays the same to the bit, colours get Pillow's luma."""
+    processor = processor_class(do_grayscale=True, do_resize=False, do_center_crop=False, do_normalize=False)
+    gray = PIL.Image.fromarray(random_image(9, 7, 1))
+    for image in (gray, gray.convert("RGB"), gray.convert("RGBA"), np.array(gray)):
+        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 1, 9, 7)
+        np.testing.assert_array_equal((pixels[0, 0].numpy() * 255).round(), np.asarray(gray))
+    colours = PIL.Image.fromarray(random_image(9, 7))
+    pixels = processor(colours, return_tensors="pt")["pixel_values"][0, 0].numpy() * 255
+    assert np.abs(pixels.round() - np.asarray(colours.convert("L"))).max() <= 1
+    assert processor(colours, do_grayscale=False, return_tensors="pt")["pixel_values"].shape == (1, 3, 9, 7)
+    processor.save_pretrained(tmp_path)
+    assert processor_class.from_pretrained(tmp_path).do_grayscale is True
+    floats = random_image(9, 7).astype(np.float32) / 255
+    luma = (floats * [0.299, 0.587, 0.114]).sum(-1)
+    pixels = processor(floats, do_rescale=False, return_tensors="pt")["pixel_values"][0, 0]
+    np.testing.assert_allclose(pixels.numpy(), luma, atol=1e-6)
+
+
 def test_auto_class(tmp_path):
     class ThrowAwayConfig(PreTrainedConfig):
         model_type = "image_perceiver_throw_away"
