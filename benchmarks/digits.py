@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,23 @@ def arrays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return (*pairs[0], *pairs[1])
 
 
-def perceiver(seed: int) -> float:
-    """`perceivers train digits`, in a process of its own."""
+def perceiver(seed: int) -> dict[str, float]:
+    """`perceivers train digits`, in a process of its own, and the seconds that its training took of all of them."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", "digits", "--seed", seed, "--split_seed", seed, "--output_dir", folder]
         subprocess.run([sys.executable, "-m", "perceivers.command_line", *map(str, words)], check=True)
-        return json.loads((Path(folder) / "all_results.json").read_text())["eval_accuracy"]
+        results = json.loads((Path(folder) / "all_results.json").read_text())
+    return {"accuracy": results["eval_accuracy"], "training_seconds": round(results["train_runtime"], 1)}
 
 
-def svm(seed: int) -> float:
+def svm(seed: int) -> dict[str, float]:
     """A support vector machine with an RBF kernel, on the pixels; C and gamma did best on these very splits."""
     images, labels, test_images, test_labels = arrays(seed)
     model = SVC(C=10, gamma=0.2).fit(images.reshape(-1, 64), labels)
-    return float(model.score(test_images.reshape(-1, 64), test_labels))
+    return {"accuracy": float(model.score(test_images.reshape(-1, 64), test_labels))}
 
 
-def cnn(seed: int, epochs: int = 60) -> float:
+def cnn(seed: int, epochs: int = 60) -> dict[str, float]:
     """A convolutional network of 90 thousand parameters, on images shifted by up to one pixel."""
     torch.manual_seed(seed)
     images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays(seed))
@@ -86,10 +88,18 @@ def cnn(seed: int, epochs: int = 60) -> float:
             optimizer.step()
             schedule.step()
     with torch.inference_mode():
-        return (model.eval()(test_images).argmax(-1) == test_labels).float().mean().item()
+        predictions = model.eval()(test_images).argmax(-1)
+    return {"accuracy": (predictions == test_labels).float().mean().item()}
 
 
-CONTENDERS: dict[str, Callable[[int], float]] = {"svm": svm, "cnn": cnn, "perceiver": perceiver}
+CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"svm": svm, "cnn": cnn, "perceiver": perceiver}
+
+
+def measure(name: str, seed: int) -> dict[str, float]:
+    """What a contender returns, and the seconds that it took."""
+    start = time.perf_counter()
+    measured = CONTENDERS[name](seed)
+    return {**measured, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -121,24 +131,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--only", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; more than one stretches the seconds.")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # small networks are the faster for it, on a busy machine above all
     recipe = read_recipe(find_recipe("digits"))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
     if results.get("recipe") != recipe:
         results["runs"].pop("perceiver", None)
     results |= {"recipe": recipe, "machine": describe_machine()}
-    for name in arguments.only:
-        runs = results["runs"].setdefault(name, {})
-        for seed in arguments.seeds:
-            if str(seed) not in runs:
-                start = time.perf_counter()
-                accuracy = CONTENDERS[name](seed)
-                runs[str(seed)] = {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
+    # Small networks are the faster for one thread, on a busy machine above all.
+    with ProcessPoolExecutor(arguments.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name in arguments.only:
+            runs = results["runs"].setdefault(name, {})
+            missing = [seed for seed in arguments.seeds if str(seed) not in runs]
+            print(f"{name}: {len(missing)} of {len(arguments.seeds)} seeds to run", flush=True)
+            for seed, run in zip(missing, pool.map(measure, itertools.repeat(name), missing), strict=True):
+                runs[str(seed)] = run
                 results["summary"] = {key: summarize(value) for key, value in results["runs"].items() if value}
                 RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-            print(f"{name} seed {seed}: {100 * runs[str(seed)]['accuracy']:.2f} %", flush=True)
+                print(f"{name} seed {seed}: {100 * run['accuracy']:.2f} % in {run['seconds']:.0f} s", flush=True)
     for name, summary in results["summary"].items():
         print(
             f"{name}: {summary['mean']:.2f} % ± {summary['standard_deviation']:.2f}, lowest {summary['lowest']:.2f} %"

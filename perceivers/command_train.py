@@ -39,7 +39,7 @@ from perceivers.training.arguments import (
     ModelArguments,
     fields_of,
 )
-from perceivers.training.augmentation import ImageTransform, make_augmentation, make_mixup
+from perceivers.training.augmentation import ImageTransform, make_affine, make_augmentation, make_mixup
 from perceivers.training.curves import draw_curves
 from perceivers.training.image_datasets import DIGITS, LabelledImages, load_images
 from perceivers.training.interruption import StopOnInterrupt
@@ -191,12 +191,14 @@ def make_trainer(
     cropped = {"do_resize": False, "do_center_crop": False} if augmentation.random_resized_crop else None
     images.train.set_transform(ImageTransform(processor, augment, cropped))
     images.validation.set_transform(ImageTransform(processor))
+    is_cached = arguments.data.cache_images
     return ImageClassificationTrainer(
         model=model,
         args=arguments.training,
         processing_class=processor,
-        train_dataset=images.train,
-        eval_dataset=images.validation,
+        train_dataset=list(images.train) if is_cached and augment is None else images.train,
+        eval_dataset=list(images.validation) if is_cached else images.validation,
+        affine=make_affine(augmentation),
         mixup=make_mixup(augmentation, arguments.training.per_device_train_batch_size, len(images.label_names)),
     )
 

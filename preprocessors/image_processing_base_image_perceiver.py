@@ -213,9 +213,10 @@ def to_gray(image: Pixels) -> Pixels:
     if image.shape[0] != 3:
         return image
     luma: Any = 0.299 * image[0:1] + 0.587 * image[1:2] + 0.114 * image[2:3]
-    if image.dtype in (np.uint8, torch.uint8):
+    dtype: Any = image.dtype
+    if dtype in (np.uint8, torch.uint8):
         luma = luma.round()
-    return luma.to(image.dtype) if isinstance(luma, torch.Tensor) else luma.astype(image.dtype)
+    return luma.to(dtype) if isinstance(luma, torch.Tensor) else luma.astype(dtype)
 
 
 class ImagePerceiverImagesKwargs(ImagesKwargs, total=False):

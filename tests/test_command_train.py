@@ -167,6 +167,11 @@ def test_mixup_cutmix_and_lamb(tmp_path):
     assert 0 < results["train_loss"] < 10
 
 
+def test_kept_images_give_the_same_weights(tmp_path):
+    kept, read = (train_digits(tmp_path / flag, "--cache_images", flag) for flag in ("true", "false"))
+    assert all(torch.equal(kept[name], read[name]) for name in kept)
+
+
 def test_fine_tuning_gives_a_new_head(trained, tmp_path):
     images = make_gray_folder(tmp_path / "images", ["a", "b", "c"])
     words = ["--model_name_or_path", str(trained), "--train_dir", str(images), "--output_dir", str(tmp_path / "out")]

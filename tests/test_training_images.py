@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from perceivers.training.arguments import DataArguments
+from perceivers.training.augmentation import RandomAffine
 from perceivers.training.evaluation import match_labels
 from perceivers.training.image_datasets import digits, load_images, stratified_split
 from perceivers.training.metrics import accuracy, most_probable
@@ -92,3 +93,34 @@ def test_labels_are_matched_by_name():
     assert match_labels(references, ["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match="no class 'cow'"):
         match_labels(references, ["cow", "dog"], {0: "dog", 1: "cat"})
+
+
+def corners(monkeypatch, **limits):
+    """What becomes of an image of 4 x 8 pixels whose values are their columns and rows, at the limits themselves."""
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(8.0), indexing="ij")
+    monkeypatch.setattr(torch, "rand", lambda *size: torch.ones(size))
+    affine = RandomAffine(**{"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "shear": 0.0, **limits})
+    return affine(torch.stack([columns, rows])[None])[0, :, 1:3, 3:5]  # the middle, far from the border
+
+
+@pytest.mark.parametrize(
+    ("limits", "origin"),
+    [
+        ({}, lambda x, y: (x, y)),
+        ({"translation": 0.125}, lambda x, y: (x + 1, y + 0.5)),
+        ({"scaling": 0.25}, lambda x, y: (x / 1.25, y / 1.25)),
+        ({"rotation": 90}, lambda x, y: (y, -x)),
+        ({"shear": 45}, lambda x, y: (x - y, y)),
+    ],
+)
+def test_affine_maps_keep_the_shape_of_a_pixel(monkeypatch, limits, origin):
+    x, y = np.meshgrid([-0.5, 0.5], [-0.5, 0.5])  # from the centre, at column 3.5 and row 1.5
+    expected = np.stack(origin(x, y)) + np.array([3.5, 1.5])[:, None, None]
+    np.testing.assert_allclose(corners(monkeypatch, **limits), expected, atol=1e-5)
+
+
+def test_affine_maps_differ_within_a_batch():
+    images = torch.rand(1, 3, 8, 8).expand(2, -1, -1, -1)
+    first, second = RandomAffine(rotation=10, translation=0.1, scaling=0.1, shear=5)(images)
+    assert first.shape == (3, 8, 8)
+    assert not torch.equal(first, second)

@@ -73,6 +73,12 @@ class DataArguments:
         default=True,
         metadata={"help": "Read every image of a folder once beforehand, and leave out those that cannot be read."},
     )
+    cache_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Process every image once and keep it in memory, where no crop, flip or RandAugment comes before."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many images only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many images only."})
 

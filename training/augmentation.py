@@ -1,6 +1,7 @@
-"""From images to batches: augmentation of PIL images, then the image processor; mixup and CutMix of whole batches.
+"""From images to batches: augmentation of PIL images, then the image processor; affine maps, mixup and CutMix of whole
+batches.
 
-timm and torchvision, which it needs, do the work. They are imported when asked for, so that a run without augmentation
+timm and torchvision, which it needs, do most of the work. They are imported when asked for, so that a run without them
 needs neither.
 """
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from torch.nn import functional as F
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_transforms import convert_to_rgb
 
@@ -18,9 +20,10 @@ from .arguments import AugmentationArguments
 
 @dataclass
 class RandomAffine:
-    """Rotation, shift, scaling and shear, each uniform up to its limit to either side.
+    """Rotation, shift, scaling and shear of every image of a batch, each uniform up to its limit to either side.
 
-    torchvision's class of this name rounds shifts to whole pixels, which are too coarse for small images.
+    Interpolation is bilinear, as shifts by whole pixels are too coarse for small images. Beyond its border an image
+    goes on as it is at the border.
 
     Attributes:
         rotation, shear: in degrees.
@@ -33,31 +36,39 @@ class RandomAffine:
     scaling: float
     shear: float
 
-    def __call__(self, image: Image) -> Image:
-        from torchvision.transforms import InterpolationMode, functional
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, height, width) -> the same."""
+        height, width = images.shape[2:]
+        limits = torch.tensor([self.rotation, self.shear, self.scaling, 2 * self.translation, 2 * self.translation])
+        angle, shear, scale, right, down = (2 * torch.rand(5, len(images)) - 1) * limits[:, None]
+        angle, shear, scale = angle.deg2rad(), shear.deg2rad().tan(), 1 + scale
+        cosine, sine = angle.cos() / scale, angle.sin() / scale
+        # Where a pixel of the result comes from; coordinates are in [-1, 1] on both axes, whatever the sizes.
+        rows = [
+            [cosine + sine * shear, (sine - cosine * shear) * height / width, right],
+            [-sine * width / height, cosine, down],
+        ]
+        maps = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1).to(images)
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-        angle, right, down, scale, shear = (2 * torch.rand(5) - 1).tolist()
-        return functional.affine(
-            image,
-            angle=angle * self.rotation,
-            translate=[right * self.translation * image.width, down * self.translation * image.height],
-            scale=1 + scale * self.scaling,
-            shear=[shear * self.shear, 0.0],
-            interpolation=InterpolationMode.BILINEAR,
-        )
+
+def make_affine(arguments: AugmentationArguments) -> RandomAffine | None:
+    """The affine map of batches; `None` if not asked for."""
+    limits = (arguments.rotation, arguments.translation, arguments.scaling, arguments.shear)
+    return RandomAffine(*limits) if any(limits) else None
 
 
 def make_augmentation(
     arguments: AugmentationArguments, height: int, width: int, is_gray: bool = False
 ) -> Callable[[Image], Image] | None:
-    """Random crop, flip, affine map and RandAugment, in this order, each if asked for; `None` if none is.
+    """Random crop, flip and RandAugment of an image, in this order, each if asked for; `None` if none is.
 
     Args:
         height, width: of the images that a random crop returns.
         is_gray: whether images have one channel.
     """
-    affine = (arguments.rotation, arguments.translation, arguments.scaling, arguments.shear)
-    if not (arguments.random_resized_crop or arguments.horizontal_flip or any(affine) or arguments.rand_augment):
+    if not (arguments.random_resized_crop or arguments.horizontal_flip or arguments.rand_augment):
         return None
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -72,8 +83,6 @@ def make_augmentation(
         )
     if arguments.horizontal_flip:
         steps.append(transforms.RandomHorizontalFlip(arguments.horizontal_flip))
-    if any(affine):
-        steps.append(RandomAffine(*affine))
     if arguments.rand_augment:
         # What is moved out of the image leaves the middle of the range behind, in as many channels as there are.
         steps.append(rand_augment_transform(arguments.rand_augment, {"img_mean": 128 if is_gray else (128,) * 3}))

@@ -16,10 +16,11 @@ from .metrics import accuracy, most_probable
 
 
 class ImageClassificationTrainer(Trainer):
-    """A Trainer that mixes batches, uses timm's optimisers, and leaves the model card to the caller.
+    """A Trainer that augments batches, uses timm's optimisers, and leaves the model card to the caller.
 
     Args:
-        mixup: `(images, labels) -> (images, probabilities)`, applied to training batches.
+        affine: of a batch of images, applied in training.
+        mixup: `(images, labels) -> (images, probabilities)`, applied after it.
 
     The other arguments are the Trainer's.
     """
@@ -29,12 +30,13 @@ class ImageClassificationTrainer(Trainer):
         model: PreTrainedModel,
         args: ImageTrainingArguments,
         processing_class: BaseImageProcessor,
-        train_dataset: Dataset,
-        eval_dataset: Dataset,
+        train_dataset: Dataset | list,
+        eval_dataset: Dataset | list,
+        affine: Callable[[torch.Tensor], torch.Tensor] | None = None,
         mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
         **kwargs: Any,
     ):
-        self.mixup = mixup
+        self.affine, self.mixup = affine, mixup
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
         if args.label_smoothing_factor or mixup:
@@ -51,7 +53,9 @@ class ImageClassificationTrainer(Trainer):
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        """As the Trainer's, on the mixed batch. The last batch of an epoch may be odd, and stays as it is."""
+        """As the Trainer's, on the augmented batch. The last of an epoch may be odd, and is then not mixed."""
+        if self.affine is not None:
+            inputs = {**inputs, "pixel_values": self.affine(inputs["pixel_values"])}
         if self.mixup is not None and len(inputs["labels"]) % 2 == 0:
             pixel_values, labels = self.mixup(inputs["pixel_values"].clone(), inputs["labels"])
             inputs = {**inputs, "pixel_values": pixel_values, "labels": labels}
