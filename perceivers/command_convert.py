@@ -1,7 +1,7 @@
 """Convert a checkpoint between the layout of this package and that of transformers' own Perceivers for images.
 
-The other way around, it writes for transformers what one of its classes can express. The image processor is converted
-along. Loading does not need this: `ImagePerceiverForImageClassification.from_pretrained` takes both layouts.
+With `--to transformers` it writes what one of those classes can express. The image processor is converted along.
+Loading does not need this: `ImagePerceiverForImageClassification.from_pretrained` takes both layouts.
 """
 
 import argparse

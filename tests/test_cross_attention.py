@@ -53,7 +53,7 @@ def case(sizes, *, batch=2, channels=3, latents=5, bands=4, heads=1, qk=None, v=
 def run(implementation, sizes, problem, dtype=torch.float64):
     """The output and the gradients of every parameter, the latents and the content."""
     config, layer, latents, content, mask = problem
-    layer = type(layer)(config).to(dtype)
+    layer = PerceiverCrossAttend.to_inputs(config).to(dtype)
     layer.load_state_dict(problem[1].state_dict())
     latents, content = (t.detach().to(dtype).requires_grad_() for t in (latents, content))
     dtype_of_positions = torch.promote_types(dtype, torch.float32)
@@ -215,7 +215,7 @@ def test_half_precision_is_no_further_from_the_truth_than_dense(implementation, 
 
     def attend(name, problem, dtype):
         config, layer, latents, content, _ = problem
-        layer = type(layer)(config).to(dtype)
+        layer = PerceiverCrossAttend.to_inputs(config).to(dtype)
         layer.load_state_dict(problem[1].state_dict())
         positions = fourier_grid((24, 20), 8, (24, 20), torch.promote_types(dtype, torch.float32), content.device)
         inputs = PerceiverInputs(content.to(dtype), positions)
