@@ -79,12 +79,12 @@ def machine_of(name: str) -> str:
 def markdown() -> str:
     """The section between the README's two marks."""
     sections = [
-        "**One cross-attention**, 512 latents x 1024, 64 bands, RGB, float32, against transformers' with the same weights "
+        "**One cross-attention**, 512 latents x 1024, 64 bands, RGB, float32, against transformers' with our weights "
         f"(`python -m benchmarks.cross_attention`; medians; {machine_of('cross_attention')}):",
         "\n".join(cross_attention()),
         f"**The whole model** (`python -m benchmarks.whole_model`; medians; {machine_of('whole_model')}):",
         "\n".join(whole_model()),
-        "**Digits**, 1,797 images, the held-out fifth, seeds 0 to 4 for split and weights (`python -m benchmarks.digits`):",
+        "**Digits**, the held-out fifth of 1,797 images, seeds 0 to 4 (`python -m benchmarks.digits`):",
         "\n".join(digits()),
     ]
     return "\n\n".join(sections)
