@@ -16,6 +16,7 @@ from perceivers.training.trainer import ImageClassificationTrainer
 
 DIGITS = ["digits", "--config", "d_latents=16", "num_latents=4", "qk_channels=16", "v_channels=16"]
 QUICK = ["--max_train_samples", "48", "--max_eval_samples", "24", "--num_train_epochs", "2", "--disable_tqdm", "true"]
+QUICK += ["--per_device_train_batch_size", "32"]
 
 
 @pytest.fixture(autouse=True)

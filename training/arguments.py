@@ -94,7 +94,7 @@ class DataArguments:
 
 @dataclass
 class AugmentationArguments:
-    """How training images are varied; all off by default. Carried out by timm and torchvision."""
+    """How training images are varied; all off by default."""
 
     random_resized_crop: float | None = field(
         default=None,
