@@ -30,6 +30,10 @@ OURS = ("dense", "absorbed", "factored")
 TRANSFORMERS, PERCEIVER_PYTORCH = "transformers", "perceiver-pytorch"
 SUBJECTS = (TRANSFORMERS, PERCEIVER_PYTORCH, *OURS)
 MODES = ("forward", "training")
+# Above this many pixels a side the others take minutes a round; memory is compared with transformers alone.
+LARGEST_FOR_ALL = 512
+COMPARED = (TRANSFORMERS, "factored")
+SMALLEST_FOR_MEMORY = 64
 
 
 class Ours(nn.Module):
@@ -171,20 +175,22 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for size in tqdm(arguments.sizes, unit="size"):
         for mode in MODES:
-            calls = {name: call(name, size, mode, arguments.device) for name in arguments.subjects}
+            subjects = [name for name in arguments.subjects if size <= LARGEST_FOR_ALL or name in COMPARED]
+            calls = {name: call(name, size, mode, arguments.device) for name in subjects}
             times = interleaved(calls, arguments.device, arguments.repeats, arguments.budget)
             del calls
             memory = {
                 name: in_own_process(MODULE, "--memory-of", name, str(size), mode, "--device", str(arguments.device))
-                for name in arguments.subjects
+                for name in subjects
+                if size >= SMALLEST_FOR_MEMORY and name in COMPARED
             }
             results.append({"size": size, "mode": mode, "seconds": times, "bytes": memory})
-            base = times.get(TRANSFORMERS, times[arguments.subjects[0]])["median"]
+            base = times.get(TRANSFORMERS, times[subjects[0]])["median"]
             for name, time in times.items():
                 tqdm.write(
                     f"{size:5d}² {mode:8s} {name:18s} {time['median'] * 1e3:10.2f} ms "
                     f"[{time['low'] * 1e3:.2f}, {time['high'] * 1e3:.2f}]  x{base / time['median']:6.2f}  "
-                    f"{(memory[name] or 0) / 2**20:8.0f} MiB"
+                    f"{(memory.get(name) or 0) / 2**20:8.0f} MiB"
                 )
     suffix = "" if arguments.device.type == "cpu" else f"_{arguments.device.type}"
     agree = agreement(64, arguments.device)

@@ -71,7 +71,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
     for index in range(repeats):
-        if index >= 3 and time.perf_counter() - start > budget:
+        if index >= 2 and time.perf_counter() - start > budget:
             break
         for name, call in calls.items():
             times[name].append(seconds(call, device))
