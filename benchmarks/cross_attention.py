@@ -22,7 +22,7 @@ from transformers.models.perceiver.modeling_perceiver import PerceiverAttention
 
 from benchmarks.measuring import RESULTS, in_own_process, interleaved, machine, peak_memory, save
 from perceivers import ImagePerceiverConfig, PerceiverInputs
-from perceivers.modeling.modeling_image_perceiver import PixelInputs
+from perceivers.modeling.image_inputs import ImageInputs
 from perceivers.modeling.modeling_iterative_perceiver import INPUT_READERS, PerceiverCrossAttend
 
 MODULE = "benchmarks.cross_attention"
@@ -42,7 +42,7 @@ class Ours(nn.Module):
     def __init__(self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttend, implementation: str):
         super().__init__()
         self.config, self.reader = config, INPUT_READERS[implementation]
-        self.inputs = PixelInputs(config)
+        self.inputs = ImageInputs(config)
         self.norm, self.attention = cross_attend.attention_norm, cross_attend.attention
 
     def forward(self, latents: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def build(subject: str, size: int, device: torch.device) -> tuple[nn.Module, tor
     pixels = torch.randn(1, 3, size, size, device=device)
     if subject in OURS:
         return Ours(config, cross_attend, subject), latents, pixels
-    inputs = PixelInputs(config)(pixels, None)
+    inputs = ImageInputs(config)(pixels, None)
     peer = Transformers(config, cross_attend, inputs) if subject == TRANSFORMERS else PerceiverPytorch(config, inputs)
     return peer.to(device), latents, pixels
 
@@ -193,6 +193,11 @@ def main() -> None:
                     f"{(memory.get(name) or 0) / 2**20:8.0f} MiB"
                 )
     suffix = "" if arguments.device.type == "cpu" else f"_{arguments.device.type}"
+    path = RESULTS / f"cross_attention{suffix}.json"
+    if path.exists():  # sizes that were not measured now stay as they were
+        earlier = json.loads(path.read_text())["results"]
+        results += [row for row in earlier if row["size"] not in arguments.sizes]
+    results.sort(key=lambda row: (row["size"], MODES.index(row["mode"])))
     agree = agreement(64, arguments.device)
     path = save(f"cross_attention{suffix}", {"machine": machine(), "agreement": agree, "results": results})
     if not suffix:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -92,14 +91,17 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    before = resident_bytes()
+    # The kernel's own mark of the highest residency; `getrusage` would also tell of the process that started this one.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
     call()
-    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    return resident_bytes("VmHWM") - before
 
 
-def resident_bytes() -> int:
-    """Memory of this process now (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(field: str) -> int:
+    """Memory of this process (Linux): `VmRSS` now, `VmHWM` at its peak since that was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def in_own_process(module: str, *arguments: str) -> dict[str, Any] | None:

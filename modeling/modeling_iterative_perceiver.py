@@ -334,7 +334,7 @@ class PerceiverEncoder(nn.Module):
             return "dense"  # somebody replaced a norm, and only dense calls it
         inputs_a_channel = inputs.content.shape[1] / self.config.input_channels
         if isinstance(inputs.positions, GridPositions):
-            return "factored" if inputs_a_channel >= 4 else "dense"
+            return "factored" if inputs_a_channel >= 3.5 else "dense"
         # A head's absorbed query is as wide as the inputs, so many heads are better off with keys and values.
         return "absorbed" if inputs_a_channel >= 16 and self.config.num_cross_attention_heads == 1 else "dense"
 
