@@ -9,8 +9,6 @@ Perceiver's only if they were run by the recipe as it is now.
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,22 +17,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 import sklearn
 import torch
-import transformers
 from sklearn.svm import SVC
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.measuring import RESULTS as RESULTS_FOLDER
+from benchmarks.measuring import machine
 from perceivers.command_arguments import find_recipe
 from perceivers.training.image_datasets import digits, stratified_split
 from perceivers.training.recipe import read_recipe
 
-RESULTS = Path(__file__).parent / "results" / "digits.json"
+RESULTS = RESULTS_FOLDER / "digits.json"
 SEEDS = range(5)
 HELD_OUT = 0.2
 
@@ -102,20 +99,6 @@ def measure(name: str, seed: int) -> dict[str, float]:
     return {**measured, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the seconds were measured on."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (torch, transformers, datasets, sklearn)},
-    }
-
-
 def summarize(runs: dict[str, dict[str, float]]) -> dict[str, float]:
     """Mean, spread and worst of the accuracies, in percent."""
     accuracies = [100 * run["accuracy"] for run in runs.values()]
@@ -137,7 +120,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
     if results.get("recipe") != recipe:
         results["runs"].pop("perceiver", None)
-    results |= {"recipe": recipe, "machine": describe_machine()}
+    results |= {"recipe": recipe, "machine": {**machine(), "scikit-learn": sklearn.__version__}}
     # Small networks are the faster for one thread, on a busy machine above all.
     with ProcessPoolExecutor(arguments.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name in arguments.only:

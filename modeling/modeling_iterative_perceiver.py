@@ -83,8 +83,13 @@ def eager_attention_forward(
 
 
 def wants_attentions(config: IterativePerceiverConfig, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the attention weights are asked for; then they come from the implementation that has them."""
+    """Whether the attention weights are asked for."""
     return bool(kwargs.get("output_attentions", config.output_attentions))
+
+
+def attention_implementation(config: IterativePerceiverConfig, kwargs: Mapping[str, Any]) -> str:
+    """The configured implementation, or, where the weights are asked for, the one that has them."""
+    return "eager" if wants_attentions(config, kwargs) else config._attn_implementation
 
 
 class PerceiverSelfAttention(nn.Module):
@@ -108,7 +113,7 @@ class PerceiverSelfAttention(nn.Module):
         query = self.q_proj(latents).view(heads).transpose(1, 2)
         key = self.k_proj(latents).view(heads).transpose(1, 2)
         value = self.v_proj(latents).view(heads).transpose(1, 2)
-        implementation = "eager" if wants_attentions(self.config, kwargs) else self.config._attn_implementation
+        implementation = attention_implementation(self.config, kwargs)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -192,7 +197,7 @@ class DenseInputs:
         """(B, H, N, d) -> (B, N, H, d_v) and, where the implementation has them, the weights (B, H, N, M)."""
         key, value = projected
         config, mask = attention.config, self.attention_mask
-        implementation = "eager" if wants_attentions(config, kwargs) else config._attn_implementation
+        implementation = attention_implementation(config, kwargs)
         if "flash" in implementation and not fits_flash_attention(query, value):
             implementation = "sdpa"
             mask = mask[:, None, None, :].bool() if torch.is_tensor(mask) else None
