@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
+from typing_extensions import Self
 
 logger = logging.get_logger(__name__)
 
@@ -101,6 +102,8 @@ class IterativePerceiverConfig(PreTrainedConfig):
         "hidden_size": "d_latents",
         "num_attention_heads": "num_self_attention_heads",
     }
+    # Each row is what differs from the defaults; a modality gives its own table.
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
     # A list, as the Trainer adds one to it.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "cross_attentions"]  # noqa: RUF012
 
@@ -134,6 +137,17 @@ class IterativePerceiverConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         # The decorator validates as well, but wraps what is raised; here it stays the ValueError that callers expect.
         self.validate_architecture()
+
+    @classmethod
+    def from_variant(cls, name: str, **changes: Any) -> Self:
+        """The configuration of a published model, see the modality's table of variants, with `changes` to its fields.
+
+        Raises:
+            ValueError: if there is no variant of that name.
+        """
+        if name not in cls.variants:
+            raise ValueError(f"There is no variant `{name}`; the variants are {', '.join(cls.variants)}.")
+        return cls(**{**cls.variants[name], **changes})
 
     @classmethod
     def _unknown_fields(cls, values: dict[str, Any]) -> list[str]:

@@ -5,12 +5,22 @@ Importing this package registers its classes with transformers' Auto classes, an
 
 from importlib.metadata import PackageNotFoundError, version
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+)
 
+from perceivers.modeling.configuration_audio_perceiver import AUDIO_VARIANTS, AudioPerceiverConfig
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
+from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
+from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
@@ -27,6 +37,10 @@ AutoImageProcessor.register(
     image_processor_classes={"pil": ImagePerceiverImageProcessorPil, "torchvision": ImagePerceiverImageProcessor},
     exist_ok=True,
 )
+AutoConfig.register("audio_perceiver", AudioPerceiverConfig, exist_ok=True)
+AutoModel.register(AudioPerceiverConfig, AudioPerceiverModel, exist_ok=True)
+AutoModelForAudioClassification.register(AudioPerceiverConfig, AudioPerceiverForAudioClassification, exist_ok=True)
+AutoFeatureExtractor.register(AudioPerceiverConfig, AudioPerceiverFeatureExtractor, exist_ok=True)
 
 
 def register_for_remote_code() -> None:
@@ -37,10 +51,19 @@ def register_for_remote_code() -> None:
     ImagePerceiverForImageClassification.register_for_auto_class("AutoModelForImageClassification")
     ImagePerceiverImageProcessor.register_for_auto_class("AutoImageProcessor")
     ImagePerceiverImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+    AudioPerceiverConfig.register_for_auto_class()
+    AudioPerceiverModel.register_for_auto_class("AutoModel")
+    AudioPerceiverForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+    AudioPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
 
 __all__ = [
+    "AUDIO_VARIANTS",
     "IMAGE_VARIANTS",
+    "AudioPerceiverConfig",
+    "AudioPerceiverFeatureExtractor",
+    "AudioPerceiverForAudioClassification",
+    "AudioPerceiverModel",
     "ImagePerceiverConfig",
     "ImagePerceiverForImageClassification",
     "ImagePerceiverImageProcessor",
