@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
-from typing_extensions import Self
 
 logger = logging.get_logger(__name__)
 
@@ -102,7 +101,7 @@ class IterativePerceiverConfig(PreTrainedConfig):
         "hidden_size": "d_latents",
         "num_attention_heads": "num_self_attention_heads",
     }
-    # Each row is what differs from the defaults; a modality gives its own table.
+    # Fields by the name of a published model; each modality has its own.
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     # A list, as the Trainer adds one to it.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "cross_attentions"]  # noqa: RUF012
@@ -139,8 +138,8 @@ class IterativePerceiverConfig(PreTrainedConfig):
         self.validate_architecture()
 
     @classmethod
-    def from_variant(cls, name: str, **changes: Any) -> Self:
-        """The configuration of a published model, see the modality's table of variants, with `changes` to its fields.
+    def from_variant(cls, name: str, **changes: Any) -> "IterativePerceiverConfig":
+        """The configuration of a published model, see `variants`, with `changes` to its fields.
 
         Raises:
             ValueError: if there is no variant of that name.
