@@ -7,9 +7,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from perceivers.command_errors import UsageError
 from perceivers.task import Task
+from perceivers.task_audio import AudioClassification
 from perceivers.task_images import ImageClassification
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(),)}
+TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), AudioClassification())}
 
 
 def task_named(name: str) -> Task:

@@ -1,16 +1,20 @@
-"""Audio in every form that people have it in -> samples and their rate.
+"""Audio in every form that people have it in -> samples and their rate; one channel at another rate.
 
 Letters: C channels, T samples.
 """
 
 import io
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import get_session
 
+# Resampling takes a filter for each pair of phases of the two rates; the usual ones need thousands, not millions.
+MAX_RESAMPLING_FILTERS = 2**22
 INSTALL = "install it with `pip install 'perceivers[audio]'`"
 
 # By type of integer: what a sample of full scale is, and where silence lies.
@@ -67,13 +71,18 @@ def _read_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.n
     return decoded.data.numpy(), decoded.sample_rate
 
 
+def fetch_audio(url: str) -> bytes:
+    """The content of an http(s) URL."""
+    return get_session().get(url).raise_for_status().content
+
+
 def to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
     """Brings one clip to `float32` samples (C, T) and their rate.
 
     Args:
-        audio: samples (T,) or (C, T) as array, tensor or list; a path; a file's content; a dictionary as `datasets`
-            has them, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`; or a torchcodec decoder.
-            Integers of 8 (unsigned), 16 and 32 bits are brought to [-1, 1]; floats stay as they are.
+        audio: samples (T,) or (C, T) as array, tensor or list; a path or an http(s) URL; a file's content; a
+            dictionary as `datasets` has them, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`;
+            or a torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are brought to [-1, 1]; floats stay.
         sampling_rate: in hertz, of samples that do not bring their own.
 
     Raises:
@@ -84,6 +93,8 @@ def to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray
     own_rate: Any = None
     if isinstance(audio, Mapping):
         audio, own_rate = _from_mapping(audio)
+    elif isinstance(audio, str) and audio.startswith(("http://", "https://")):
+        audio, own_rate = read_audio(fetch_audio(audio), name=repr(audio))
     elif isinstance(audio, str | os.PathLike | bytes):
         audio, own_rate = read_audio(audio)
     elif hasattr(audio, "get_all_samples"):  # torchcodec's, which `datasets` decodes to
@@ -155,3 +166,36 @@ def standardize(samples: Any) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise ValueError("the samples contain NaN or infinite values")
     return samples
+
+
+def import_torchaudio(purpose: str) -> Any:
+    """torchaudio, or one line that says how to get it."""
+    try:
+        import torchaudio
+    except Exception as error:  # a build that does not fit torch raises OSError or RuntimeError
+        reason = " ".join(str(error).split())
+        raise ImportError(f"{purpose} needs a torchaudio that fits torch ({reason}); {INSTALL}.") from error
+    return torchaudio
+
+
+def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
+    """Samples (..., T) at another rate, by torchaudio.
+
+    Raises:
+        ValueError: if the rates have so little in common that it would take gigabytes.
+    """
+    if rate == target:
+        return samples
+    common = math.gcd(rate, target)
+    if (rate // common) * (target // common) > MAX_RESAMPLING_FILTERS:
+        raise ValueError(
+            f"cannot resample from {rate} to {target} Hz, which have no large divisor in common; bring the audio to a "
+            "usual rate first"
+        )
+    return import_torchaudio("Resampling audio").functional.resample(samples, rate, target)
+
+
+def read_mono(audio: Any, rate: int, sampling_rate: int | None = None) -> torch.Tensor:
+    """One clip of any form, see [`to_samples`], as samples (T,) at `rate`: the mean of its channels, resampled."""
+    samples, own_rate = to_samples(audio, sampling_rate)
+    return resample(torch.from_numpy(samples).mean(dim=0), own_rate, rate)

@@ -14,39 +14,10 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
-from .audio_reading import INSTALL, checked_rate, to_samples
+from .audio_reading import checked_rate, import_torchaudio, read_mono
 
 REPRESENTATIONS = ("waveform", "mel")
-# Resampling takes a filter for each pair of phases of the two rates; the usual ones need thousands, not millions.
-MAX_RESAMPLING_FILTERS = 2**22
 VARIANCE_FLOOR = 1e-7  # for silence, which stays 0
-
-
-def import_torchaudio(purpose: str) -> Any:
-    """torchaudio, or one line that says how to get it."""
-    try:
-        import torchaudio
-    except Exception as error:  # a build that does not fit torch raises OSError or RuntimeError
-        reason = " ".join(str(error).split())
-        raise ImportError(f"{purpose} needs a torchaudio that fits torch ({reason}); {INSTALL}.") from error
-    return torchaudio
-
-
-def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
-    """Samples (..., T) at another rate, by torchaudio.
-
-    Raises:
-        ValueError: if the rates have so little in common that it would take gigabytes.
-    """
-    if rate == target:
-        return samples
-    common = math.gcd(rate, target)
-    if (rate // common) * (target // common) > MAX_RESAMPLING_FILTERS:
-        raise ValueError(
-            f"cannot resample from {rate} to {target} Hz, which have no large divisor in common; bring the audio to a "
-            "usual rate first"
-        )
-    return import_torchaudio("Resampling audio").functional.resample(samples, rate, target)
 
 
 @lru_cache(maxsize=16)
@@ -166,7 +137,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
             up; `float32` both. And `attention_mask` (B, T) or (B, F), 1 for the clip and 0 for padding.
 
         Raises:
-            ValueError, TypeError: for what is no audio, see [`to_samples`]; the message says which clip.
+            ValueError, TypeError: for what is no audio, see [`read_mono`]; the message says which clip.
             ImportError: if a mel spectrogram or resampling needs torchaudio.
         """
         max_length = self.num_samples if max_length is None else max_length
@@ -191,8 +162,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
 
     def waveform(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
         """One clip of any form and length as samples (T,), `float32`: mixed down and resampled, but not normalised."""
-        samples, rate = to_samples(audio, sampling_rate)
-        return resample(torch.from_numpy(samples).mean(dim=0), rate, self.sampling_rate)
+        return read_mono(audio, self.sampling_rate, sampling_rate)
 
     def overlapping_clips(
         self, audio: Any, sampling_rate: int | None = None, num_clips: int | None = None

@@ -8,9 +8,8 @@ import io
 import wave
 from collections.abc import Callable
 
-import datasets
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, Sequence
+from datasets import Audio, ClassLabel, Dataset, Features, List
 
 SAMPLING_RATE = 8000
 NUM_SAMPLES = 8192  # 1.024 s
@@ -60,8 +59,8 @@ def fall(random: Generator, time: np.ndarray) -> np.ndarray:
 
 def noise(random: Generator, time: np.ndarray, slope: float) -> np.ndarray:
     """Noise whose power falls with frequency to the power of `slope`."""
-    spectrum = np.fft.rfft(random.standard_normal(len(time)))
     frequencies = np.fft.rfftfreq(len(time), 1 / SAMPLING_RATE)
+    spectrum = random.standard_normal(2 * len(frequencies)).view(complex)
     return np.fft.irfft(spectrum * np.maximum(frequencies, 20) ** (-slope / 2), len(time))
 
 
@@ -160,7 +159,7 @@ def sounds(num_clips: int, seed: int, is_multi_label: bool = False, max_mixed: i
     Args:
         seed: of the clips; another seed has other clips.
 
-    Returns: columns `audio`, WAV files that are not decoded, and `label`, or `labels` for mixtures.
+    Returns: columns `audio`, WAV files that are not decoded, and `label`, a list of them for mixtures.
     """
     clips, labels = [], []
     for index in range(num_clips):
@@ -173,9 +172,7 @@ def sounds(num_clips: int, seed: int, is_multi_label: bool = False, max_mixed: i
         kinds = list(KINDS)
         clips.append({"bytes": wav_file(make_clip([kinds[i] for i in label], random)), "path": None})
     names = ClassLabel(names=list(KINDS))
+    features = Features({"audio": Audio(decode=False), "label": List(names) if is_multi_label else names})
+    table = {"audio": clips, "label": labels if is_multi_label else [label for (label,) in labels]}
     # Cast and not encoded: the files are ready, and `Audio` would want torchcodec to look at them.
-    if is_multi_label:
-        features = datasets.Features({"audio": Audio(decode=False), "labels": Sequence(names)})
-        return Dataset.from_dict({"audio": clips, "labels": labels}).cast(features)
-    features = datasets.Features({"audio": Audio(decode=False), "label": names})
-    return Dataset.from_dict({"audio": clips, "label": [label[0] for label in labels]}).cast(features)
+    return Dataset.from_dict(table).with_format("arrow").cast(features).with_format(None)
