@@ -3,7 +3,14 @@
 Importing this package registers its classes with transformers' Auto classes, and so with its pipelines.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
+
+try:
+    import torchaudio  # noqa: F401
+except Exception:
+    # transformers imports it wherever it is installed, and fails as a whole with one that does not fit torch.
+    sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 from transformers import (
     AutoConfig,

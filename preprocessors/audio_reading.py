@@ -30,7 +30,7 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
     Returns: `float32` samples (C, T) in [-1, 1], and their rate in hertz.
 
     Raises:
-        ValueError: there is no such file, or it is not audio, or it is truncated; the message names it.
+        ValueError: there is no such file, or it is not audio, truncated or empty; the message names it.
         ImportError: soundfile is missing.
     """
     if not isinstance(file, bytes):
@@ -39,6 +39,14 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
         if not os.path.isfile(file):
             raise ValueError(f"there is no file {name}")
     name = name or "the content"
+    samples, rate = _decode(file, name)
+    try:
+        return standardize(samples), rate
+    except ValueError as error:  # none, or NaN
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _decode(file: str | bytes, name: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except Exception as error:  # without its own library it raises OSError
@@ -48,13 +56,13 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
             samples, promised = opened.read(dtype="float32", always_2d=True), opened.frames
             rate = opened.samplerate
     except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: a header that promises too much
-        return _read_by_torchcodec(file, name, reason=" ".join(getattr(error, "error_string", str(error)).split()))
+        return _decode_by_torchcodec(file, name, reason=" ".join(getattr(error, "error_string", str(error)).split()))
     if len(samples) < promised:
         raise ValueError(f"{name} is truncated: {len(samples)} of {promised} samples can be read")
     return samples.T, rate
 
 
-def _read_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
+def _decode_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
     """What soundfile cannot read, such as M4A.
 
     Args:
@@ -173,8 +181,7 @@ def import_torchaudio(purpose: str) -> Any:
     try:
         import torchaudio
     except Exception as error:  # a build that does not fit torch raises OSError or RuntimeError
-        reason = " ".join(str(error).split())
-        raise ImportError(f"{purpose} needs a torchaudio that fits torch ({reason}); {INSTALL}.") from error
+        raise ImportError(f"{purpose} needs torchaudio, of a version that fits torch; {INSTALL}.") from error
     return torchaudio
 
 

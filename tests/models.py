@@ -2,8 +2,15 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
+from perceivers import (
+    AudioPerceiverConfig,
+    AudioPerceiverFeatureExtractor,
+    AudioPerceiverForAudioClassification,
+    ImagePerceiverConfig,
+    ImagePerceiverForImageClassification,
+)
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -25,7 +32,22 @@ def tiny_image_model(seed: int = 0, **changes) -> ImagePerceiverForImageClassifi
     return randomize(model, seed).eval()
 
 
-def enable_gradient_checkpointing(model: ImagePerceiverForImageClassification) -> None:
+def tiny_audio_model(representation: str, seed: int = 0, **changes) -> AudioPerceiverForAudioClassification:
+    """The `tiny` or `tiny-mel` variant with random parameters, in evaluation mode."""
+    variant = "tiny" if representation == "waveform" else "tiny-mel"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AudioPerceiverForAudioClassification(AudioPerceiverConfig.from_variant(variant, **changes))
+    return randomize(model, seed).eval()
+
+
+def tiny_extractor(representation: str, **changes) -> AudioPerceiverFeatureExtractor:
+    """What `tiny_audio_model` reads: clips of 512 samples at 8 kHz, or 16 frames of 8 mel bins."""
+    settings = {"sampling_rate": 8000, "num_samples": 512, "n_fft": 64, "hop_length": 32, "num_mel_bins": 8}
+    return AudioPerceiverFeatureExtractor(**{"representation": representation, **settings, **changes})
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Under the name that the installed transformers has for it."""
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable()
