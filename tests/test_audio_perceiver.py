@@ -219,10 +219,8 @@ class TestTransformersHabits:
         """Through the Trainer, with uneven batches, against one step of plain SGD on all."""
         single = problem_type == "single_label_classification"
         clips = batch("waveform", *(512,) * 7)["input_values"]
-        rows = torch.eye(10)[:7] + torch.eye(10)[1:8]
-        data = [
-            {"input_values": clip, "labels": i if single else row} for i, (clip, row) in enumerate(zip(clips, rows, strict=True))
-        ]
+        labels = list(range(7)) if single else list(torch.eye(10)[:7] + torch.eye(10)[1:8])
+        data = [{"input_values": clip, "labels": label} for clip, label in zip(clips, labels, strict=True)]
         after = []
         for size, accumulation in ((7, 1), (3, 3)):
             model = tiny_audio_model("waveform", problem_type=problem_type)
