@@ -9,6 +9,7 @@ are not run again.
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,16 +27,27 @@ RECIPES = {"waveform": "sounds", "mel": "sounds-mel"}
 DATASETS = ("sounds", "sound_mixtures")
 
 
+def cpu_seconds() -> float:
+    """What the processes that this one has started have used, on all cores."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def train(recipe: str, dataset: str, seed: int) -> dict[str, Any]:
-    """What the evaluation at the end of a run has measured, and the seconds that training and command took."""
-    start = time.perf_counter()
+    """What the evaluation at the end of a run has measured, and the seconds that training and command took; those of a
+    core, `cpu_seconds`, do not depend on what else the machine does."""
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", recipe, "--dataset_name", dataset, "--seed", seed, "--output_dir", folder]
         subprocess.run([sys.executable, "-m", "perceivers.command_line", *map(str, words)], check=True)
         results = json.loads((Path(folder) / "all_results.json").read_text())
     left_out = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
     measured = {key[5:]: value for key, value in results.items() if key.startswith("eval_") and key not in left_out}
-    seconds = {"training_seconds": results["train_runtime"], "seconds": time.perf_counter() - start}
+    seconds = {
+        "training_seconds": results["train_runtime"],
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": cpu_seconds() - cpu_start,
+    }
     return {**measured, **{key: round(value, 1) for key, value in seconds.items()}}
 
 
