@@ -21,6 +21,7 @@ class AudioPerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
     """What both models for audio share: their input, which the configured representation names."""
 
     config: AudioPerceiverConfig
+    main_input_name = "input_values"
     input_modalities = "audio"
 
     def __init__(self, config: AudioPerceiverConfig, *args, **kwargs):

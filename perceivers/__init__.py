@@ -27,6 +27,7 @@ from perceivers.modeling.configuration_iterative_perceiver import IterativePerce
 from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
+from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
@@ -79,6 +80,7 @@ __all__ = [
     "IterativePerceiverConfig",
     "PerceiverEncoder",
     "PerceiverInputs",
+    "RecordingClassificationPipeline",
     "__version__",
     "register_for_remote_code",
 ]

@@ -1,7 +1,10 @@
 """The commands on audio, from end to end with a tiny model: training, evaluation, long recordings, broken files."""
 
 import json
+import shutil
+import sys
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +21,15 @@ from tests.test_audio_processing import broken_files
 RATE = 8000
 AUDIO = ["--task", "audio-classification", "--use_cpu", "--disable_tqdm", "true", "--report_to", "none"]
 TINY = ["--processor", f"sampling_rate={RATE}", "--num_train_epochs", "1", "--per_device_train_batch_size", "4"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_torchcodec():
+    """Nor FFmpeg, then: soundfile has to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torchcodec", None)
+        patch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +117,15 @@ def test_predict_averages_over_the_clips_of_a_long_recording(trained, recordings
     actual = {entry["label"]: entry["score"] for entry in answers[0]["predictions"]}
     assert actual == pytest.approx(expected, abs=1e-4)
     assert len(answers[1]["predictions"]) == 2 and answers[2]["predictions"] == []
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the stock pipeline reads paths by FFmpeg")
+def test_the_stock_pipeline_takes_a_path(trained, recordings):
+    path = str(recordings / "high" / "0.wav")
+    classify = pipeline("audio-classification", model=str(trained))
+    samples, rate = soundfile.read(path, dtype="float32")
+    expected = classify({"array": samples.mean(axis=1), "sampling_rate": rate})
+    assert classify(path)[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-3)
 
 
 def test_predict_a_folder(trained, recordings, capsys):

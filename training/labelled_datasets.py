@@ -195,7 +195,7 @@ def _load_folders(
     if list(files) == ["train"] and (parts := _parts(arguments.train_dir, files["train"])):
         files = parts
     names = sorted({name for paths in files.values() for name in paths})
-    features = Features({kind.column: kind.feature, "label": ClassLabel(names=names)})
+    features = Features({kind.column: Value("string"), "label": ClassLabel(names=names)})
     splits = {}
     for split, paths in files.items():
         rows = [(str(path), name) for name in names for path in paths.get(name, [])]
@@ -205,7 +205,9 @@ def _load_folders(
         if not kept:
             raise ValueError(f"None of {len(rows)} {kind.noun} can be read; the first: {unreadable[0]}")
         paths_of, labels = zip(*kept, strict=True)
-        splits[split] = Dataset.from_dict({kind.column: list(paths_of), "label": list(labels)}, features=features)
+        dataset = Dataset.from_dict({kind.column: list(paths_of), "label": list(labels)}, features=features)
+        # Cast and not encoded, for which `datasets` wants decoders installed that reading may do without.
+        splits[split] = dataset.cast_column(kind.column, kind.feature)
     return DatasetDict(splits)
 
 

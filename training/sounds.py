@@ -9,7 +9,7 @@ import wave
 from collections.abc import Callable
 
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, Features, List
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 SAMPLING_RATE = 8000
 NUM_SAMPLES = 8192  # 1.024 s
@@ -172,7 +172,8 @@ def sounds(num_clips: int, seed: int, is_multi_label: bool = False, max_mixed: i
         kinds = list(KINDS)
         clips.append({"bytes": wav_file(make_clip([kinds[i] for i in label], random)), "path": None})
     names = ClassLabel(names=list(KINDS))
-    features = Features({"audio": Audio(decode=False), "label": List(names) if is_multi_label else names})
+    file = {"bytes": Value("binary"), "path": Value("string")}
+    features = Features({"audio": file, "label": List(names) if is_multi_label else names})
     table = {"audio": clips, "label": labels if is_multi_label else [label for (label,) in labels]}
-    # Cast and not encoded: the files are ready, and `Audio` would want torchcodec to look at them.
-    return Dataset.from_dict(table).with_format("arrow").cast(features).with_format(None)
+    # Cast and not encoded, for which `datasets` wants torchcodec, though the files are ready.
+    return Dataset.from_dict(table, features=features).cast_column("audio", Audio(decode=False))
