@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
-from tests.models import tiny_image_model
+from tests.models import tiny_audio_model, tiny_image_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,13 +21,19 @@ def waves(shape: torch.Size | tuple[int, ...], frequency: float) -> torch.Tensor
     return torch.arange(size, dtype=torch.float64).mul(frequency).sin().view(shape)
 
 
-def golden_image_values() -> dict[str, torch.Tensor]:
-    """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
-    model = tiny_image_model(num_blocks=4, num_cross_attends=2).double()
+def wavy(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float64, with parameters that are the same on every machine."""
+    model = model.double()
     with torch.no_grad():
         for index, (name, parameter) in enumerate(model.named_parameters()):
             is_scale = name.endswith("norm.weight")
             parameter.copy_(is_scale + waves(parameter.shape, 1.7 + 0.1 * index) / parameter.shape[-1] ** 0.5)
+    return model
+
+
+def golden_image_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
+    model = wavy(tiny_image_model(num_blocks=4, num_cross_attends=2))
     pixels = 3 * waves((2, 3, 12, 10), 0.9)
     output = model(pixels, labels=torch.tensor([3, 7]), output_hidden_states=True)
     output.loss.backward()
@@ -43,8 +50,30 @@ def golden_image_values() -> dict[str, torch.Tensor]:
     }
 
 
+def golden_audio_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits and some gradients of tiny audio models, with padding and many labels, in float64."""
+    values = {}
+    labels = torch.eye(10)[2:4] + torch.eye(10)[5:7]
+    for representation, shape in (("waveform", (2, 500)), ("mel", (2, 16, 8))):
+        model = wavy(tiny_audio_model(representation, problem_type="multi_label_classification"))
+        inputs, mask = 3 * waves(shape, 0.9), torch.ones(shape[:2])
+        mask[1, shape[1] // 2 :] = 0
+        output = model(**{model.main_input_name: inputs}, attention_mask=mask, labels=labels)
+        output.loss.backward()
+        attention = model.perceiver.encoder.cross_attends[1].attention
+        values |= {
+            f"{representation}.input": inputs,
+            f"{representation}.loss": output.loss.detach(),
+            f"{representation}.logits": output.logits.detach(),
+            f"{representation}.gradient.latents": model.perceiver.encoder.latents.grad,
+            f"{representation}.gradient.v_proj": attention.v_proj.weight.grad,
+        }
+    return values
+
+
+GOLDEN_VALUES = {"image": golden_image_values, "audio": golden_audio_values}
+
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    save_file(
-        {name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors"
-    )
+    for modality, make in GOLDEN_VALUES.items():
+        save_file({name: value.contiguous() for name, value in make().items()}, GOLDEN / f"{modality}.safetensors")
