@@ -41,8 +41,8 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
     name = name or "the content"
     samples, rate = _decode(file, name)
     try:
-        return standardize(samples), rate
-    except ValueError as error:  # none, or NaN
+        return standardize(samples), checked_rate(rate)
+    except ValueError as error:  # no samples, or NaN, or 0 Hz
         raise ValueError(f"{name}: {error}") from error
 
 

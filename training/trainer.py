@@ -56,7 +56,8 @@ class ClassificationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.weights is None:
             return super()._get_train_sampler(train_dataset)
-        return WeightedRandomSampler(self.weights.tolist(), num_samples=len(self.weights))
+        generator = torch.Generator().manual_seed(self.args.seed)  # the same in every process
+        return WeightedRandomSampler(self.weights.tolist(), len(self.weights), generator=generator)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         """As the Trainer's, on the augmented batch."""
