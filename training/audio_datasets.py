@@ -14,7 +14,7 @@ from .sounds import sounds
 
 SOUNDS = "sounds"
 MIXTURES = "sound_mixtures"
-NUM_TRAIN, NUM_VALIDATION = 4800, 1200
+NUM_TRAIN, NUM_VALIDATION = 9600, 1200
 AUDIO_SUFFIXES = frozenset(
     {".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
 )

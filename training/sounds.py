@@ -128,7 +128,7 @@ def faded(sound: np.ndarray) -> np.ndarray:
 def make_clip(kinds: list[str], random: Generator) -> np.ndarray:
     """A clip in which sounds of these kinds begin one after another, over background noise.
 
-    The loudest differs from the others by up to 10 dB, from the background by 10 to 30 dB.
+    The loudest differs from the others by up to 6 dB, from the background by 10 to 30 dB.
 
     Returns: (T,) in [-1, 1], at `SAMPLING_RATE`.
     """
@@ -137,7 +137,7 @@ def make_clip(kinds: list[str], random: Generator) -> np.ndarray:
     for kind in kinds:
         onset = random.integers(0, NUM_SAMPLES // 4)
         sound = faded(KINDS[kind](random, np.arange(NUM_SAMPLES - onset) / SAMPLING_RATE))
-        level = between(random, 10**-0.5, 1) if len(kinds) > 1 else 1.0
+        level = between(random, 10**-0.3, 1) if len(kinds) > 1 else 1.0
         clip[onset:] += level * sound / np.sqrt(np.mean(sound**2))
     return clip * (PEAK / np.abs(clip).max() * between(random, 0.05, 1))
 
