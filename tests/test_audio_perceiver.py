@@ -252,6 +252,7 @@ class TestTransformersHabits:
 
     @pytest.mark.parametrize("batch_size", [1, 2])
     def test_the_stock_pipeline(self, representation, tmp_path, batch_size):
+        pytest.importorskip("torchaudio")
         model = tiny_audio_model(representation, problem_type="single_label_classification")
         extractor = tiny_extractor(representation)
         model.save_pretrained(tmp_path)

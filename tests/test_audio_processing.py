@@ -8,14 +8,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import soundfile
 import torch
-import torchaudio
 
 from perceivers import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.audio_reading import read_mono
 from perceivers.preprocessors.feature_extraction_audio_perceiver import mel_spectrogram
 from tests.models import tiny_audio_model, tiny_extractor
+
+soundfile = pytest.importorskip("soundfile")
+torchaudio = pytest.importorskip("torchaudio")
 
 ROOT = Path(__file__).parents[1]
 RATE = 8000

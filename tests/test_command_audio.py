@@ -7,7 +7,6 @@ import sys
 import datasets
 import numpy as np
 import pytest
-import soundfile
 import torch
 from huggingface_hub import ModelCard
 from transformers import pipeline
@@ -17,6 +16,9 @@ from perceivers.pipelines.recording_classification import RecordingClassificatio
 from perceivers.training import audio_datasets
 from tests.models import tiny_audio_model, tiny_extractor
 from tests.test_audio_processing import broken_files
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("torchaudio")
 
 RATE = 8000
 AUDIO = ["--task", "audio-classification", "--use_cpu", "--disable_tqdm", "true", "--report_to", "none"]

@@ -37,6 +37,7 @@ print(json.dumps({"module": type(classify.model).__module__, "scores": {e["label
 
 
 def test_round_trip(tmp_path):
+    pytest.importorskip("torchaudio")
     clip = tmp_path / "clip.npy"
     np.save(clip, np.random.default_rng(0).uniform(-1, 1, 900).astype(np.float32))
     homes = [tmp_path / "writer", tmp_path / "reader"]

@@ -88,6 +88,7 @@ print(json.dumps({"logits": logits.tolist(), "label": classify(clip, top_k=1)[0]
 
 @pytest.mark.parametrize("representation", ["waveform", "mel"])
 def test_a_pushed_folder_with_audio_loads_without_the_package(tmp_path, representation):
+    pytest.importorskip("torchaudio")
     register_for_remote_code()
     folder, clip = tmp_path / "model", np.random.default_rng(0).uniform(-1, 1, 400).astype(np.float32)
     np.save(tmp_path / "clip.npy", clip)

@@ -3,7 +3,6 @@
 import datasets
 import numpy as np
 import pytest
-import soundfile
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -15,6 +14,9 @@ from perceivers.training.multilabel_metrics import d_prime, ranking_report, rank
 from perceivers.training.problem_types import MultiLabelClassification
 from perceivers.training.sounds import KINDS, NUM_SAMPLES, SAMPLING_RATE, make_clip, sounds
 from tests.models import tiny_extractor
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("torchaudio")
 
 
 class TestSounds:
