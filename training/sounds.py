@@ -1,7 +1,6 @@
 """A data set of sounds that are made, not recorded: twelve kinds, of random pitch, level, onset and background.
 
-Every clip is made from its own seed, so that a data set is the same on every machine, and its clips do not depend on
-how many there are. Letters: T samples of a clip.
+Every clip is made from a seed of its own, so that it is the same every time, however many there are. Letters: T samples of a clip.
 """
 
 import io
@@ -126,9 +125,8 @@ def faded(sound: np.ndarray) -> np.ndarray:
 
 
 def make_clip(kinds: list[str], random: Generator) -> np.ndarray:
-    """A clip in which sounds of these kinds begin one after another, over background noise.
-
-    The loudest differs from the others by up to 6 dB, from the background by 10 to 30 dB.
+    """A clip in which a sound of each of these kinds begins in the first quarter, over background noise that is 10 to
+    30 dB below one sound; of several, each is up to 6 dB below that.
 
     Returns: (T,) in [-1, 1], at `SAMPLING_RATE`.
     """
