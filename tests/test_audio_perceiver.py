@@ -199,7 +199,7 @@ class TestTransformersHabits:
         assert (actual.float() - expected).norm() / expected.norm() < 0.05
 
     def test_compiles_into_one_graph(self):
-        model = tiny_audio_model("mel", num_self_attends_per_block=1)
+        model = tiny_audio_model("mel", num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         inputs = batch("mel", 16, 3)
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)

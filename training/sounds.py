@@ -1,6 +1,7 @@
 """A data set of sounds that are made, not recorded: twelve kinds, of random pitch, level, onset and background.
 
-Every clip is made from a seed of its own, so that it is the same every time, however many there are. Letters: T samples of a clip.
+Every clip is made from a seed of its own, so that it is the same every time, however many there are. Letters: T
+samples of a clip.
 """
 
 import io
