@@ -14,8 +14,8 @@ import torch
 
 
 def join_axes(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(..., 1 + 2K) an axis -> (..., C_p) in the order of DeepMind's code: every axis's coordinate, every axis's sines,
-    every axis's cosines."""
+    """(..., 1 + 2K) an axis -> (..., C_p) in the order of DeepMind's code: every axis's coordinate, every axis's
+    sines, every axis's cosines."""
     bands = parts[0].shape[-1] // 2
     kinds = zip(*(part.split([1, bands, bands], dim=-1) for part in parts), strict=True)
     return torch.cat([part for kind in kinds for part in kind], dim=-1)
@@ -160,9 +160,7 @@ def fourier_grid(
     return GridPositions(tuple(tables))
 
 
-def fourier_points(
-    coordinates: torch.Tensor, num_bands: int, max_resolutions: tuple[int, ...]
-) -> DensePositions:
+def fourier_points(coordinates: torch.Tensor, num_bands: int, max_resolutions: tuple[int, ...]) -> DensePositions:
     """Fourier positions of points that stand anywhere.
 
     Args:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from tests.models import tiny_image_model
+from tests.models import tiny_image_model, tiny_point_cloud_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,13 +21,19 @@ def waves(shape: torch.Size | tuple[int, ...], frequency: float) -> torch.Tensor
     return torch.arange(size, dtype=torch.float64).mul(frequency).sin().view(shape)
 
 
-def golden_image_values() -> dict[str, torch.Tensor]:
-    """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
-    model = tiny_image_model(num_blocks=4, num_cross_attends=2).double()
+def filled_with_waves(model: nn.Module) -> nn.Module:
+    """The model in float64, with parameters that are the same everywhere."""
+    model = model.double()
     with torch.no_grad():
         for index, (name, parameter) in enumerate(model.named_parameters()):
             is_scale = name.endswith("norm.weight")
             parameter.copy_(is_scale + waves(parameter.shape, 1.7 + 0.1 * index) / parameter.shape[-1] ** 0.5)
+    return model
+
+
+def golden_image_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
+    model = filled_with_waves(tiny_image_model(num_blocks=4, num_cross_attends=2))
     pixels = 3 * waves((2, 3, 12, 10), 0.9)
     output = model(pixels, labels=torch.tensor([3, 7]), output_hidden_states=True)
     output.loss.backward()
@@ -43,8 +50,29 @@ def golden_image_values() -> dict[str, torch.Tensor]:
     }
 
 
+def golden_point_cloud_values() -> dict[str, torch.Tensor]:
+    """Input, mask, loss, logits and some gradients of a tiny model for coloured point clouds, in float64."""
+    model = filled_with_waves(tiny_point_cloud_model(num_features=3))
+    points = waves((2, 50, 6), 0.9)
+    mask = torch.arange(50) < torch.tensor([[50], [31]])
+    output = model(points, mask, labels=torch.tensor([3, 7]))
+    output.loss.backward()
+    encoder = model.perceiver.encoder
+    return {
+        "point_values": points,
+        "attention_mask": mask.long(),
+        "loss": output.loss.detach(),
+        "logits": output.logits.detach(),
+        "gradient.latents": encoder.latents.grad,
+        "gradient.later_cross_attends.v_proj": encoder.cross_attends[1].attention.v_proj.weight.grad,
+    }
+
+
+GOLDEN_VALUES = {"image": golden_image_values, "point_cloud": golden_point_cloud_values}
+
+
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    save_file(
-        {name: value.contiguous() for name, value in golden_image_values().items()}, GOLDEN / "image.safetensors"
-    )
+    for name, make in GOLDEN_VALUES.items():
+        values = {key: value.contiguous() for key, value in make().items()}
+        save_file(values, GOLDEN / f"{name}.safetensors")

@@ -2,8 +2,14 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
+from perceivers import (
+    ImagePerceiverConfig,
+    ImagePerceiverForImageClassification,
+    PointCloudPerceiverConfig,
+    PointCloudPerceiverForPointCloudClassification,
+)
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -25,7 +31,16 @@ def tiny_image_model(seed: int = 0, **changes) -> ImagePerceiverForImageClassifi
     return randomize(model, seed).eval()
 
 
-def enable_gradient_checkpointing(model: ImagePerceiverForImageClassification) -> None:
+def tiny_point_cloud_model(seed: int = 0, **changes) -> PointCloudPerceiverForPointCloudClassification:
+    """The `tiny` variant with random parameters, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = PointCloudPerceiverConfig.from_variant("tiny", **changes)
+        model = PointCloudPerceiverForPointCloudClassification(config)
+    return randomize(model, seed).eval()
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Under the name that the installed transformers has for it."""
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable()
