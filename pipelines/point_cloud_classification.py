@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import ModelOutput
 
 Function = Literal["softmax", "sigmoid", "none"]
@@ -19,7 +20,7 @@ class PointCloudClassificationPipeline(Base):
     """Puts point clouds into classes.
 
     A cloud is an array, tensor or nested list (points, 3 + features), or the path or URL of a file that the feature
-    extractor reads; a row of a data set, as a mapping with the cloud under `points`, will do as well.
+    extractor reads; a mapping with the cloud under `points`, and a data set with such a column, will do as well.
 
     Example:
         >>> classify = pipeline("point-cloud-classification", model="perceiver-shapes")
@@ -50,6 +51,8 @@ class PointCloudClassificationPipeline(Base):
         """
         if getattr(inputs, "ndim", 0) == 3:
             inputs = list(inputs)
+        elif hasattr(inputs, "column_names"):  # of the datasets library, which transformers takes for one input
+            inputs = KeyDataset(inputs, "points")
         elif isinstance(inputs, list | tuple) and inputs and is_point(inputs[0]):
             inputs = np.array(inputs)  # or each of its points would be taken for a cloud
         return super().__call__(inputs, **kwargs)
