@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from benchmarks.measuring import RESULTS as RESULTS_FOLDER
 from benchmarks.measuring import machine
 from perceivers.command_arguments import find_recipe
-from perceivers.training.image_datasets import digits, stratified_split
+from perceivers.training.image_datasets import digits
+from perceivers.training.labelled_datasets import stratified_split
 from perceivers.training.recipe import read_recipe
 
 RESULTS = RESULTS_FOLDER / "digits.json"
@@ -40,7 +41,7 @@ def arrays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images (n, 8, 8) in 0..1 and labels to train on, then those to test on: the recipe's split."""
     pairs = [
         (np.stack([np.array(image) for image in split["image"]]) / 255.0, np.array(split["label"]))
-        for split in stratified_split(digits(), HELD_OUT, seed)
+        for split in stratified_split(digits()["train"], HELD_OUT, seed)
     ]
     return (*pairs[0], *pairs[1])
 

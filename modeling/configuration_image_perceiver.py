@@ -86,6 +86,7 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
     """
 
     model_type = "image_perceiver"
+    variants = IMAGE_VARIANTS
 
     image_size: int | list[int] | tuple[int, int] = 224
     num_channels: int = 3
@@ -95,17 +96,6 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
     position_encoding: Literal["fourier", "learned"] = "fourier"  # type: ignore[assignment]
     learned_position_channels: int = 256
     position_projection_channels: int | None = None
-
-    @classmethod
-    def from_variant(cls, name: str, **changes: Any) -> "ImagePerceiverConfig":
-        """The configuration of a published model, see `IMAGE_VARIANTS`, with `changes` to its fields.
-
-        Raises:
-            ValueError: if there is no variant of that name.
-        """
-        if name not in IMAGE_VARIANTS:
-            raise ValueError(f"There is no variant `{name}`; the variants are {', '.join(IMAGE_VARIANTS)}.")
-        return cls(**{**IMAGE_VARIANTS[name], **changes})
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -101,6 +101,8 @@ class IterativePerceiverConfig(PreTrainedConfig):
         "hidden_size": "d_latents",
         "num_attention_heads": "num_self_attention_heads",
     }
+    # Fields by the name of a published model; each modality has its own.
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
     # A list, as the Trainer adds one to it.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "cross_attentions"]  # noqa: RUF012
 
@@ -134,6 +136,17 @@ class IterativePerceiverConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         # The decorator validates as well, but wraps what is raised; here it stays the ValueError that callers expect.
         self.validate_architecture()
+
+    @classmethod
+    def from_variant(cls, name: str, **changes: Any) -> "IterativePerceiverConfig":
+        """The configuration of a published model, see `variants`, with `changes` to its fields.
+
+        Raises:
+            ValueError: if there is no variant of that name.
+        """
+        if name not in cls.variants:
+            raise ValueError(f"There is no variant `{name}`; the variants are {', '.join(cls.variants)}.")
+        return cls(**{**cls.variants[name], **changes})
 
     @classmethod
     def _unknown_fields(cls, values: dict[str, Any]) -> list[str]:

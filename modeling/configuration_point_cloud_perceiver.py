@@ -3,6 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 
@@ -45,6 +46,7 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
     """
 
     model_type = "point_cloud_perceiver"
+    variants = POINT_CLOUD_VARIANTS
 
     num_points: int = 2048
     num_features: int = 0
@@ -53,15 +55,13 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
     max_resolution: int | list[int] | tuple[int, ...] | None = 2240
 
     @classmethod
-    def from_variant(cls, name: str, **changes: Any) -> "PointCloudPerceiverConfig":
-        """The configuration of a published model, see `POINT_CLOUD_VARIANTS`, with `changes` to its fields.
-
-        Raises:
-            ValueError: if there is no variant of that name.
-        """
-        if name not in POINT_CLOUD_VARIANTS:
-            raise ValueError(f"There is no variant `{name}`; the variants are {', '.join(POINT_CLOUD_VARIANTS)}.")
-        return cls(**{**POINT_CLOUD_VARIANTS[name], **changes})
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As transformers' own. A pipeline that was saved beside the weights, for machines without this package, is
+        forgotten where the task is registered, or transformers would want `trust_remote_code` for it all the same."""
+        tasks = PIPELINE_REGISTRY.get_supported_tasks()
+        saved = {task: where for task, where in config_dict.get("custom_pipelines", {}).items() if task not in tasks}
+        others = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+        return super().from_dict({**others, **({"custom_pipelines": saved} if saved else {})}, **kwargs)
 
     def validate_architecture(self):
         for name, least in (("num_points", 1), ("num_features", 0)):

@@ -9,19 +9,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModel,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-)
+from transformers import AutoModel, PreTrainedConfig
 
-from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.flops import cross_attend_flops, head_flops, self_attend_flops
+from perceivers.tasks import TASKS, task_named
 
-# The Auto class that builds the model with a head, by model type.
-AUTO_CLASSIFIERS = {"image_perceiver": AutoModelForImageClassification}
+# By model type, as only a configuration is at hand.
+TASK_OF_TYPE = {task.config_class.model_type: task for task in TASKS.values()}
 
 BYTES = {"float32": 4, "bfloat16": 2}
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -34,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL_OR_VARIANT",
-        help="a folder or Hub name (only its configuration is read), or a variant: " + ", ".join(IMAGE_VARIANTS),
+        help="a folder or Hub name (only its configuration is read), or a variant: " + variant_names(),
     )
     parser.add_argument(
         "--image_size", type=parse_image_size, metavar="N or HxW", help="in pixels; the configured size if not given"
     )
+    parser.add_argument("--task", choices=TASKS, help="of a variant, where tasks have variants of the same name")
     parser.add_argument("--batch_size", type=int, default=1, help="examples a forward pass, 1 if not given")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
@@ -49,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: if the model is not found or is none of ours, or a size is below 1.
     """
-    config = load_config(arguments.model)
+    config = load_config(arguments.model, arguments.task)
     description = describe(config, image_size=arguments.image_size, batch_size=arguments.batch_size)
     description = {"name": arguments.model, **description}
     print(json.dumps(description, indent=2) if arguments.json else format_description(description))
@@ -68,15 +64,20 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def load_config(name: str) -> IterativePerceiverConfig:
+def load_config(name: str, task_name: str | None = None) -> IterativePerceiverConfig:
     """The configuration in a folder, of a variant, or on the Hub, whichever is first to know `name`.
+
+    Args:
+        task_name: of the variant, where tasks have variants of the same name; else the first task that has it.
 
     Raises:
         ValueError: if nobody knows `name`, or if it is the model of another type.
     """
     is_saved_model = os.path.isfile(os.path.join(name, "config.json"))
-    if name in IMAGE_VARIANTS and not is_saved_model:
-        return ImagePerceiverConfig.from_variant(name)
+    tasks = [task_named(task_name)] if task_name else list(TASKS.values())
+    for task in tasks:
+        if name in task.config_class.variants and not is_saved_model:
+            return task.config_class.from_variant(name)
     if os.path.isdir(name) and not is_saved_model:
         raise ValueError(f"The folder `{name}` has no config.json, so there is no model in it.")
     # Names without an owner are those of the Hub's first models. None is ours, and a misspelt variant need not wait
@@ -92,18 +93,23 @@ def load_config(name: str) -> IterativePerceiverConfig:
         raise ValueError(f"{unknown_model(name)} The Hub: {reason}") from error
 
     model_type = values.get("model_type")
-    if model_type not in AUTO_CLASSIFIERS:
+    if model_type not in TASK_OF_TYPE:
         raise ValueError(
             f"`{name}` is of model type `{model_type}`, which is no Perceiver of this package; its types are "
-            f"{', '.join(AUTO_CLASSIFIERS)}."
+            f"{', '.join(TASK_OF_TYPE)}."
         )
-    return cast(IterativePerceiverConfig, CONFIG_MAPPING[model_type].from_dict(values))
+    return cast(IterativePerceiverConfig, TASK_OF_TYPE[model_type].config_class.from_dict(values))
+
+
+def variant_names() -> str:
+    """The variants of every task."""
+    return "; ".join(f"for {task.name} {', '.join(task.config_class.variants)}" for task in TASKS.values())
 
 
 def unknown_model(name: str) -> str:
     return (
         f"`{name}` is neither a folder with a model nor reachable on the Hub, where names are `owner/model`; nor is "
-        f"it a variant: these are {', '.join(IMAGE_VARIANTS)}."
+        f"it a variant: these are {variant_names()}."
     )
 
 
@@ -172,7 +178,7 @@ def count_parameters(config: IterativePerceiverConfig) -> dict[str, int]:
     """Parameters by part, counted on the model itself, which is built without memory for its weights."""
     # A checkpoint of the body alone, which the configuration names, has no head.
     is_body = (config.architectures or [""])[0].endswith("Model")
-    auto_class = AutoModel if is_body else AUTO_CLASSIFIERS[config.model_type]
+    auto_class = AutoModel if is_body else TASK_OF_TYPE[config.model_type].auto_model
     with torch.device("meta"):
         model = auto_class.from_config(config)
     encoder = model.base_model.encoder

@@ -15,7 +15,7 @@ from perceivers.command_errors import UsageError, core_message
 
 COMMANDS = {
     "train": "train a model; without arguments, on handwritten digits",
-    "evaluate": "measure a model on labelled images",
+    "evaluate": "measure a model on labelled inputs",
     "predict": "classify images, clips or clouds",
     "info": "describe a model or a variant",
     "convert": "bring a checkpoint from or to the layout of transformers' own Perceivers",

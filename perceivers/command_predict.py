@@ -1,6 +1,6 @@
 """`perceivers predict`: classifies files with a saved model.
 
-Finding the inputs, reading them, running the pipeline and printing are apart: a modality is a row of `TASKS`.
+Finding the inputs, reading them, running the pipeline and printing are apart; what a modality needs is its task's.
 """
 
 import argparse
@@ -8,56 +8,17 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, cast
 
-import numpy as np
 from huggingface_hub.utils import tqdm
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    Pipeline,
-    PreTrainedConfig,
-    pipeline,
-)
+from transformers import Pipeline, PreTrainedConfig, pipeline
 
-from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_image
+from perceivers.task import Task
+from perceivers.tasks import task_of_model
 
 URL_PREFIXES = ("http://", "https://")
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
-)
-
-
-@dataclass(frozen=True)
-class Task:
-    """How files of one modality become predictions.
-
-    Attributes:
-        name: of transformers' pipeline.
-        modality: what an input is called, such as `image`.
-        suffixes: of the files that a folder or a glob stands for.
-        auto_model, auto_processor: the Auto classes that load the model and its processor.
-        model_mapping: the configuration classes that `auto_model` knows.
-        processor_argument: the pipeline's name for the processor.
-        read: a file or URL, and the processor -> what the pipeline takes.
-    """
-
-    name: Literal["image-classification"]
-    modality: str
-    suffixes: frozenset[str]
-    auto_model: Any
-    auto_processor: Any
-    model_mapping: Any
-    processor_argument: str
-    read: Callable[[str, Any], Any]
-
-    def serves(self, config: PreTrainedConfig) -> bool:
-        """Whether there is a model of this task for `config`, in transformers, registered, or in its own code."""
-        return type(config) in self.model_mapping or self.auto_model.__name__ in getattr(config, "auto_map", {})
 
 
 @dataclass
@@ -71,28 +32,6 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         error = {} if self.error is None else {"error": self.error}
         return {"file": self.file, "predictions": self.predictions, **error}
-
-
-def read_image_array(source: str, processor: Any) -> np.ndarray:
-    """An upright image, (height, width, 3) or, where the processor leaves channels as they are, what the file has.
-
-    It is read here, and not by the pipeline, which clips 16-bit images, drops transparency and makes all images RGB.
-    """
-    return pil_to_array(read_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False)
-
-
-TASKS = (
-    Task(
-        name="image-classification",
-        modality="image",
-        suffixes=IMAGE_SUFFIXES,
-        auto_model=AutoModelForImageClassification,
-        auto_processor=AutoImageProcessor,
-        model_mapping=MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-        processor_argument="image_processor",
-        read=read_image_array,
-    ),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("top_k", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, got {getattr(arguments, name)}.")
-    task, config = find_task(arguments.model, arguments.trust_remote_code)
-    files = find_files(arguments.inputs, task.suffixes, task.modality)
+    task, config = task_of_model(arguments.model, arguments.trust_remote_code)
+    files = find_files(arguments.inputs, task.kind.suffixes, task.modality)
     classifier = load_pipeline(task, arguments.model, config, arguments.device, arguments.trust_remote_code)
 
     results = []
@@ -181,27 +120,6 @@ def glob_files(pattern: str, suffixes: frozenset[str]) -> list[str]:
     )
 
 
-def find_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConfig]:
-    """The task of a saved model, and the model's configuration.
-
-    Raises:
-        ValueError: if there is no such model, or it is for none of `TASKS`.
-    """
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise ValueError(
-            f"`{model}` is neither a folder with a model nor reachable on the Hub: {one_line(error)}"
-        ) from error
-    for task in TASKS:
-        if task.serves(config):
-            return task, config
-    raise ValueError(
-        f"`{model}` is of model type `{config.model_type}`, which has no model for "
-        f"{' or '.join(task.name for task in TASKS)}."
-    )
-
-
 def load_pipeline(
     task: Task, name: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool
 ) -> Pipeline:
@@ -227,7 +145,7 @@ def load_pipeline(
             f"{', '.join(sorted(loading['missing_keys']))}."
         )
     try:
-        return pipeline(task.name, model=model, device=device, **{task.processor_argument: processor})
+        return pipeline(cast(Any, task.name), model=model, device=device, **{task.processor_argument: processor})
     except (AssertionError, RuntimeError) as error:  # what PyTorch raises for devices that it lacks or does not know
         raise ValueError(f"The device `{device}` cannot be used: {one_line(error)}") from error
 
@@ -244,23 +162,22 @@ def predict(task: Task, classifier: Pipeline, files: Sequence[str], batch_size: 
             except Exception as error:  # a decoder or a download raises whatever it stumbles over
                 # The message may begin with the name, which stands beside it anyway.
                 result.error = one_line(error).removeprefix(f"{result.file!r} is ")
-        classify(classifier, read, top_k)
+        classify(task, classifier, read, top_k)
         yield from results
 
 
-def classify(classifier: Pipeline, batch: Sequence[tuple[Result, Any]], top_k: int) -> None:
+def classify(task: Task, classifier: Pipeline, batch: Sequence[tuple[Result, Any]], top_k: int) -> None:
     """Writes the predictions for what was read into the results; if the batch fails, for each on its own."""
     if not batch:
         return
-    classifier.call_count = 0  # or transformers warns of calls one by one, which these are not
     try:
-        outputs = classifier([data for _, data in batch], batch_size=len(batch), top_k=top_k)
+        outputs = task.classify(classifier, [data for _, data in batch], top_k)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         if len(batch) == 1:
             batch[0][0].error = one_line(error)
             return
         for single in batch:
-            classify(classifier, [single], top_k)
+            classify(task, classifier, [single], top_k)
         return
     for (result, _), predictions in zip(batch, outputs, strict=True):
         result.predictions = [{"label": p["label"], "score": p["score"]} for p in predictions]

@@ -1,8 +1,9 @@
-"""Train a Perceiver on images.
+"""Train a Perceiver to classify images, audio or point clouds.
 
 Without arguments: on scikit-learn's handwritten digits, by the built-in recipe `digits`.
 
-A recipe, a YAML file or the name of a built-in one, comes first; flags beside it win over it.
+A recipe, a YAML file or the name of a built-in one, comes first; flags beside it win over it. `--task` decides which
+flags there are for the data and its augmentation.
 """
 
 import argparse
@@ -15,97 +16,84 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    set_seed,
-)
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import perceivers
 from perceivers.command_arguments import FlagParser, find_recipe, recipe_arguments
 from perceivers.command_errors import UsageError, UserError
-from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
-from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
-from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
+from perceivers.task import Task
+from perceivers.tasks import task_of_words
 from perceivers.training.arguments import (
-    AugmentationArguments,
+    ClassificationTrainingArguments,
     DataArguments,
-    ImageTrainingArguments,
     ModelArguments,
     fields_of,
 )
-from perceivers.training.augmentation import ImageTransform, make_affine, make_augmentation, make_mixup
 from perceivers.training.curves import draw_curves
-from perceivers.training.image_datasets import DIGITS, LabelledImages, load_images
 from perceivers.training.interruption import StopOnInterrupt
+from perceivers.training.labelled_datasets import LabelledExamples, LabelledProcess, load_examples
 from perceivers.training.model_card import CardFacts, write_card
-from perceivers.training.recipe import write_recipe
-from perceivers.training.trainer import ImageClassificationTrainer
+from perceivers.training.problem_types import PROBLEM_TYPES, ProblemType
+from perceivers.training.recipe import read_recipe, write_recipe
+from perceivers.training.trainer import ClassificationTrainer
 
 CURVES = "training_curves.png"
-EXAMPLE = "example.png"
 RECIPE = "recipe.yaml"
-# The paper's evaluation crop: 224 of 256 pixels of the short side.
-CROP = 256 / 224
 
 
 def parse(program: str, words: list[str]) -> argparse.Namespace:
     """Reads the recipe and the flags.
 
-    Returns: `model`, `data`, `augmentation` and `training`, the dataclasses, and `recipe`, which repeats the run.
+    Returns: `task`, then `model`, `data`, `augmentation` and `training`, the dataclasses, and `recipe`, which repeats
+        the run.
 
     Raises:
         UsageError: for what is no recipe, no flag or no value of one.
     """
+    has_recipe = bool(words) and not words[0].startswith("-")
+    path, words = (find_recipe(words[0]), words[1:]) if has_recipe else (None, words)
+    task = task_of_words(words, recipe_values(path))
     parser = FlagParser(
         ModelArguments,
-        DataArguments,
-        AugmentationArguments,
-        ImageTrainingArguments,
+        task.data_arguments,
+        task.augmentation_arguments,
+        ClassificationTrainingArguments,
         prog=program,
         usage=f"{program} [RECIPE] [--FLAG VALUE ...]",
         description=__doc__,
     )
-    has_recipe = bool(words) and not words[0].startswith("-")
-    recipe, words = (words[0], words[1:]) if has_recipe else (None, words)
+    parser.set_defaults(task=task.name)
     namespace = parser.parse_words(words)
-    what = (namespace.dataset_name, namespace.train_dir, namespace.model_name_or_path, namespace.variant)
-    if recipe is None and not any(what):
-        recipe = DIGITS
-    if recipe is not None:
-        namespace = parser.parse_words(recipe_arguments(find_recipe(recipe), parser.flags()) + words)
-    recorded = parser.recorded(namespace)
+    is_model_said = namespace.model_name_or_path or namespace.variant or namespace.config
+    dataset = namespace.dataset_name or (None if namespace.train_dir else next(iter(task.recipes)))
+    if path is None and not is_model_said and (recipe := task.recipes.get(dataset or "")):
+        path = find_recipe(recipe)
+    if path is not None:
+        namespace = parser.parse_words(recipe_arguments(path, parser.flags()) + words)
+    recorded = {"task": task.name, **parser.recorded(namespace)}
     try:
         model, data, augmentation, training = parser.to_dataclasses(namespace)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    return argparse.Namespace(model=model, data=data, augmentation=augmentation, training=training, recipe=recorded)
+    return argparse.Namespace(
+        task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
+    )
 
 
-def make_processor(config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
-    """An image processor for a model from scratch; on torchvision where that is installed and works."""
-    height, width = config.grid
-    defaults: dict[str, Any] = {
-        "size": {"height": height, "width": width},
-        "crop_size": {"height": round(CROP * height), "width": round(CROP * width)},
-    }
-    if config.num_channels != 3:
-        half = [0.5] * config.num_channels
-        is_gray = config.num_channels == 1
-        defaults |= {"do_convert_rgb": is_gray, "do_grayscale": is_gray, "image_mean": half, "image_std": half}
+def recipe_values(path: Path | None) -> dict[str, Any]:
+    """What a recipe says; nothing, if there is none.
+
+    Raises:
+        UsageError: if it is not YAML.
+    """
     try:
-        import torchvision  # noqa: F401
-    except Exception:  # a build that does not fit torch raises OSError or RuntimeError
-        return ImagePerceiverImageProcessorPil(**{**defaults, **fields})
-    return ImagePerceiverImageProcessor(**{**defaults, **fields})
+        return {} if path is None else read_recipe(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
-def make_config_and_processor(arguments: ModelArguments) -> tuple[PreTrainedConfig, BaseImageProcessor]:
+def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[PreTrainedConfig, Any]:
     """From the checkpoint, or from scratch.
 
     Raises:
@@ -122,28 +110,35 @@ def make_config_and_processor(arguments: ModelArguments) -> tuple[PreTrainedConf
             "trust_remote_code": arguments.trust_remote_code,
         }
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, **origin, **config_fields)
-        processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+        if not task.serves(config):
+            raise UserError(
+                f"{arguments.model_name_or_path} is of type {config.model_type}, not for {task.name}; name its "
+                "task by `--task`"
+            )
+        processor = task.auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
         return config, processor
     if arguments.variant:
-        config = ImagePerceiverConfig.from_variant(arguments.variant, **config_fields)
+        config = task.config_class.from_variant(arguments.variant, **config_fields)
     elif config_fields:
-        config = ImagePerceiverConfig(**config_fields)
+        config = task.config_class(**config_fields)
     else:
         raise UsageError(
             "say which model to train: `--model_name_or_path`, `--config`, or `--variant`, one of "
-            f"{', '.join(IMAGE_VARIANTS)}"
+            f"{', '.join(task.config_class.variants)}"
         )
-    return config, make_processor(config, processor_fields)
+    return config, task.make_processor(config, processor_fields)
 
 
-def make_model(arguments: ModelArguments, config: PreTrainedConfig, label_names: list[str]) -> PreTrainedModel:
+def make_model(
+    task: Task, arguments: ModelArguments, config: PreTrainedConfig, label_names: list[str], problem_type: Any
+) -> PreTrainedModel:
     """The model, with as many outputs as there are labels: fine-tuned for other labels, it gets a new head."""
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type
     if not arguments.model_name_or_path:
-        return AutoModelForImageClassification.from_config(config)
-    return AutoModelForImageClassification.from_pretrained(
+        return task.auto_model.from_config(config)
+    return task.auto_model.from_pretrained(
         arguments.model_name_or_path,
         config=config,
         revision=arguments.model_revision,
@@ -152,7 +147,7 @@ def make_model(arguments: ModelArguments, config: PreTrainedConfig, label_names:
     )
 
 
-def find_checkpoint(training: ImageTrainingArguments) -> str | None:
+def find_checkpoint(training: ClassificationTrainingArguments) -> str | None:
     """The checkpoint to resume from, or `None`; `last` and `true` are the last one in the output folder.
 
     Raises:
@@ -176,34 +171,31 @@ def find_checkpoint(training: ImageTrainingArguments) -> str | None:
 
 
 def make_trainer(
-    arguments: argparse.Namespace, model: PreTrainedModel, processor: BaseImageProcessor, images: LabelledImages
-) -> ImageClassificationTrainer:
+    arguments: argparse.Namespace, model: PreTrainedModel, processor: Any, examples: LabelledExamples
+) -> ClassificationTrainer:
     """Puts augmentation, processor and data sets into a Trainer."""
-    augmentation: AugmentationArguments = arguments.augmentation
-    size = processor.to_dict()["size"]
-    edge = size.get("shortest_edge")
-    augment = make_augmentation(
-        augmentation,
-        height=size.get("height") or edge,
-        width=size.get("width") or edge,
-        is_gray=getattr(model.config, "num_channels", 3) == 1,
-    )
-    cropped = {"do_resize": False, "do_center_crop": False} if augmentation.random_resized_crop else None
-    images.train.set_transform(ImageTransform(processor, augment, cropped))
-    images.validation.set_transform(ImageTransform(processor))
-    is_cached = arguments.data.cache_images
-    return ImageClassificationTrainer(
+    task: Task = arguments.task
+    data: DataArguments = arguments.data
+    problem = PROBLEM_TYPES[examples.problem_type]
+    num_labels = len(examples.label_names)
+    num_hot = num_labels if examples.problem_type == "multi_label_classification" else None
+    process = task.training_process(processor, arguments.augmentation, model.config)
+    examples.train.set_transform(LabelledProcess(task.kind.column, process, num_hot))
+    examples.validation.set_transform(LabelledProcess(task.kind.column, task.evaluation_process(processor), num_hot))
+    return ClassificationTrainer(
         model=model,
         args=arguments.training,
         processing_class=processor,
-        train_dataset=list(images.train) if is_cached and augment is None else images.train,
-        eval_dataset=list(images.validation) if is_cached else images.validation,
-        affine=make_affine(augmentation),
-        mixup=make_mixup(augmentation, arguments.training.per_device_train_batch_size, len(images.label_names)),
+        train_dataset=list(examples.train) if data.cache_inputs and not process.is_random else examples.train,
+        eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
+        problem=problem,
+        augment_batch=task.batch_augmentation(
+            processor, arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
+        ),
     )
 
 
-def train(trainer: ImageClassificationTrainer, checkpoint: str | None) -> dict[str, float]:
+def train(trainer: ClassificationTrainer, checkpoint: str | None) -> dict[str, float]:
     """Trains and returns the Trainer's metrics of it.
 
     Raises:
@@ -225,16 +217,18 @@ def train(trainer: ImageClassificationTrainer, checkpoint: str | None) -> dict[s
 
 
 def finish(
-    trainer: ImageClassificationTrainer,
+    trainer: ClassificationTrainer,
     arguments: argparse.Namespace,
     model: PreTrainedModel,
-    images: LabelledImages,
+    examples: LabelledExamples,
 ) -> dict[str, float]:
     """Evaluates, and writes model, processor, results, curves and card into the output folder.
 
     Returns: the metrics of the evaluation.
     """
-    training: ImageTrainingArguments = arguments.training
+    task: Task = arguments.task
+    training: ClassificationTrainingArguments = arguments.training
+    problem: ProblemType = PROBLEM_TYPES[examples.problem_type]
     folder = Path(training.output_dir)
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
@@ -243,56 +237,73 @@ def finish(
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return metrics
-    draw_curves(trainer.state.log_history, folder / CURVES)
+    task.save_pipeline(model, trainer.processing_class, folder)
+    title = problem.titles[problem.main_metric]
+    draw_curves(trainer.state.log_history, f"eval_{problem.main_metric}", title, folder / CURVES)
     facts = CardFacts(
         name=folder.resolve().name,
+        task=task.name,
+        noun=task.kind.noun,
+        example=task.example,
+        problem=problem,
         location=training.hub_model_id or str(folder),
-        dataset=images.source,
-        dataset_id=arguments.data.dataset_name if is_on_hub(arguments.data) else None,
+        dataset=examples.source,
+        dataset_id=arguments.data.dataset_name if is_on_hub(task, arguments.data) else None,
         base_model=arguments.model.model_name_or_path,
-        label_names=images.label_names,
+        label_names=examples.label_names,
         num_parameters=model.num_parameters(),
-        num_train_images=len(images.train),
-        num_eval_images=len(images.validation),
+        num_train_examples=len(examples.train),
+        num_eval_examples=len(examples.validation),
         metrics=metrics,
         recipe=arguments.recipe,
         versions={module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)},
         curves=CURVES,
     )
     write_card(facts, folder)
-    if uses_digits(arguments.data):  # so that the next command has something to classify
-        images.validation.with_format(None)[0]["image"].save(folder / EXAMPLE)
     return metrics
 
 
-def is_on_hub(data: DataArguments) -> bool:
+def is_on_hub(task: Task, data: DataArguments) -> bool:
     name = data.dataset_name
-    return name is not None and name != DIGITS and not os.path.exists(name)
+    return name is not None and name not in task.kind.built_in and not os.path.exists(name)
 
 
-def uses_digits(data: DataArguments) -> bool:
-    return data.train_dir is None and data.dataset_name in (None, DIGITS)
+def print_what_next(arguments: argparse.Namespace, examples: LabelledExamples, results: dict[str, float]) -> None:
+    """The result, and a command to try the model with."""
+    task: Task = arguments.task
+    folder, problem = Path(arguments.training.output_dir), PROBLEM_TYPES[examples.problem_type]
+    if examples.unreadable:
+        print(f"Left out {len(examples.unreadable)} {task.kind.noun} that could not be read; they are named above.")
+    metric = problem.main_metric
+    value = problem.format(metric, results[f"eval_{metric}"])
+    print(f"{problem.titles[metric].capitalize()} on {len(examples.validation):,} held-out {task.kind.noun}: {value}")
+    example: Path | str = task.example.upper()
+    if arguments.data.dataset_name in task.kind.built_in:
+        example = task.save_example(examples.validation.with_format(None)[0][task.kind.column], folder)
+    print(f"The model is in {folder}. Try it: perceivers predict {folder} {example}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, evaluates, writes everything into the output folder, and says what to do next."""
-    training: ImageTrainingArguments = arguments.training
+    task: Task = arguments.task
+    training: ClassificationTrainingArguments = arguments.training
     checkpoint = find_checkpoint(training)
     if training.cpu_threads is not None:
         torch.set_num_threads(training.cpu_threads)
     set_seed(training.seed)
-    config, processor = make_config_and_processor(arguments.model)
-    images = load_images(arguments.data, training.seed, process=lambda image: processor(image, return_tensors="pt"))
-    for line in images.unreadable:
+    config, processor = make_config_and_processor(task, arguments.model)
+    process = task.evaluation_process(processor)
+    examples = load_examples(task.kind, arguments.data, training.seed, process=lambda value: process([value]))
+    for line in examples.unreadable:
         print(f"perceivers: warning: left out {line}", file=sys.stderr)
     set_seed(training.seed)  # so that the weights do not depend on what loading the data has drawn
-    model = make_model(arguments.model, config, images.label_names)
+    model = make_model(task, arguments.model, config, examples.label_names, examples.problem_type)
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
     existed = folder.exists()
     try:
-        trainer = make_trainer(arguments, model, processor, images)
+        trainer = make_trainer(arguments, model, processor, examples)
         if training.overwrite_output_dir and checkpoint is None:
             for stale in folder.glob("checkpoint-*"):
                 shutil.rmtree(stale)
@@ -305,13 +316,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
-    results = finish(trainer, arguments, model, images)
+    results = finish(trainer, arguments, model, examples)
     if training.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        if images.unreadable:
-            print(f"Left out {len(images.unreadable)} images that could not be read; they are named above.")
-        print(f"Accuracy on {len(images.validation):,} held-out images: {100 * results['eval_accuracy']:.2f} %")
-        example = folder / EXAMPLE if uses_digits(arguments.data) else "IMAGE.png"
-        print(f"The model is in {folder}. Try it: perceivers predict {folder} {example}")
+        print_what_next(arguments, examples, results)
     return 0

@@ -184,11 +184,16 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             raise ValueError("expected at least one point cloud, got an empty list or batch")
         return self.pad(clouds, padding, max_length, return_tensors)
 
-    def prepare(self, cloud: Any, generator: np.random.Generator) -> np.ndarray:
-        """Reads, checks, samples and normalises one cloud: (P, 3 + F) float32."""
+    def read(self, cloud: Any, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Reads and checks one cloud: (P, 3 + F) float64, all points of a scan; of a mesh those that are drawn.
+
+        Raises:
+            ValueError, TypeError: as a call of the extractor.
+        """
         if isinstance(cloud, str | os.PathLike):
             candidates = self.num_points * (CANDIDATES if self.sampling == "farthest" else 1)
-            points = read_point_cloud(cloud, candidates, generator, self.feature_names)
+            drawing = generator or np.random.default_rng(self.seed)
+            points = read_point_cloud(cloud, candidates, drawing, self.feature_names)
             name = f"{os.fspath(cloud)[:200]!r}: "
         else:
             points, name = to_array(cloud), ""
@@ -196,10 +201,14 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             check_cloud(points, self.feature_names)
         except ValueError as error:
             raise ValueError(f"{name}{error}") from error
-        points = self.sample(points, generator)
+        return points
+
+    def prepare(self, cloud: Any, generator: np.random.Generator) -> np.ndarray:
+        """Reads, checks, samples and normalises one cloud: (P, 3 + F) float32."""
+        points = self.sample(self.read(cloud, generator), generator)
         values = self.normalize(torch.from_numpy(points)).float().numpy()
         if not np.isfinite(values).all():
-            raise ValueError(f"{name}the coordinates are too large, up to {np.abs(points).max():.3g}")
+            raise ValueError(f"the coordinates are too large, up to {np.abs(points).max():.3g}")
         return values
 
     def sample(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from perceivers.command_line import main
-from perceivers.training.trainer import ImageClassificationTrainer
+from perceivers.training.trainer import ClassificationTrainer
 
 DIGITS = ["digits", "--config", "d_latents=16", "num_latents=4", "qk_channels=16", "v_channels=16"]
 QUICK = ["--max_train_samples", "48", "--max_eval_samples", "24", "--num_train_epochs", "2", "--disable_tqdm", "true"]
@@ -99,14 +99,14 @@ def test_evaluate_measures_the_images_held_out_in_training(trained, tmp_path, ca
     results = json.loads((trained / "all_results.json").read_text())
     assert main(["evaluate", str(trained), "--max_eval_samples", "360", "--output_file", str(tmp_path / "r")]) == 0
     measured = json.loads((tmp_path / "r").read_text())
-    assert measured["images"] == 360
+    assert measured["examples"] == 360
     assert np.sum(measured["confusion_matrix"]) == 360
-    assert sum(row["images"] for row in measured["classes"]) == 360
+    assert sum(row["number"] for row in measured["classes"]) == 360
     assert "precision" in capsys.readouterr().out
 
     assert main(["evaluate", str(trained), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
-    assert measured["images"] == 24  # as the recipe beside the model says
+    assert measured["examples"] == 24  # as the recipe beside the model says
     assert measured["accuracy"] == pytest.approx(results["eval_accuracy"], abs=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path):
 
 def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "out"
-    training_step = ImageClassificationTrainer.training_step
+    training_step = ClassificationTrainer.training_step
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests were started in the background
 
     def press_ctrl_c(self, *args, **kwargs):
@@ -140,7 +140,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         return training_step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageClassificationTrainer, "training_step", press_ctrl_c)
+        patch.setattr(ClassificationTrainer, "training_step", press_ctrl_c)
         assert main(["train", *DIGITS, *QUICK, "--output_dir", str(folder)]) == 130
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers:")]
     command = f"perceivers train {folder}/recipe.yaml --resume_from_checkpoint last"
@@ -170,7 +170,7 @@ def test_mixup_cutmix_and_lamb(tmp_path):
 
 
 def test_kept_images_give_the_same_weights(tmp_path):
-    kept, read = (train_digits(tmp_path / flag, "--cache_images", flag) for flag in ("true", "false"))
+    kept, read = (train_digits(tmp_path / flag, "--cache_inputs", flag) for flag in ("true", "false"))
     assert all(torch.equal(kept[name], read[name]) for name in kept)
 
 
@@ -200,7 +200,8 @@ def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
     ("words", "code", "message"),
     [
         (["--variant", "huge", "--dataset_name", "digits"], 1, "no variant `huge`"),
-        (["--dataset_name", "digits"], 2, "say which model"),
+        (["--dataset_name", "somebody/photos"], 2, "say which model"),
+        (["--task", "image-generation"], 2, "no task 'image-generation'"),
         (["--variant", "tiny", "--config", "num_blocks=3", "--dataset_name", "digits"], 1, "num_cross_attends"),
         (["--variant", "tiny", "--config", "num_latents=many", "--dataset_name", "digits"], 1, "num_latents"),
         (

@@ -2,14 +2,16 @@
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from perceivers.training.arguments import DataArguments
-from perceivers.training.augmentation import RandomAffine
-from perceivers.training.evaluation import match_labels
-from perceivers.training.image_datasets import digits, load_images, stratified_split
+from perceivers.training.evaluation import model_positions
+from perceivers.training.image_arguments import ImageDataArguments
+from perceivers.training.image_augmentation import RandomAffine
+from perceivers.training.image_datasets import IMAGES, digits
+from perceivers.training.labelled_datasets import load_examples, multi_hot, stratified_split
 from perceivers.training.metrics import accuracy, most_probable
 
 
@@ -24,25 +26,25 @@ def saved(tmp_path, labels, label_type, image_column="picture", label_column="ki
 
 
 def test_digits():
-    dataset = digits()
+    dataset = digits()["train"]
     assert len(dataset) == 1797
     assert np.array(dataset[0]["image"]).max() == 255 * 15 // 16  # 15 of 16 in scikit-learn's
     assert dataset[0]["image"].size == (8, 8)
 
 
 def test_split_is_stratified_and_depends_on_its_seed():
-    rest, held_out = stratified_split(digits(), 0.2, seed=0)
+    rest, held_out = stratified_split(digits()["train"], 0.2, seed=0)
     assert (len(rest), len(held_out)) == (1437, 360)
     counts = np.bincount(held_out["label"])
     assert (counts.min(), counts.max()) == (35, 37)
-    again, other = (stratified_split(digits(), 0.2, seed)[1] for seed in (0, 1))
+    again, other = (stratified_split(digits()["train"], 0.2, seed)[1] for seed in (0, 1))
     assert again["label"] == held_out["label"]
     assert other["label"] != held_out["label"]
 
 
 def test_columns_are_found_and_words_become_classes(tmp_path):
     path = saved(tmp_path, ["b", "a"] * 10, datasets.Value("string"), label_column="label")
-    images = load_images(DataArguments(dataset_name=path), seed=0)
+    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path), seed=0)
     assert images.label_names == ["a", "b"]
     assert (len(images.train), len(images.validation)) == (16, 4)
     example = images.train[0]  # image i has the value i, and the label 1 where i is even
@@ -51,20 +53,20 @@ def test_columns_are_found_and_words_become_classes(tmp_path):
 
 def test_numbers_become_classes_in_their_order(tmp_path):
     path = saved(tmp_path, [10, 9] * 10, datasets.Value("int64"))
-    images = load_images(DataArguments(dataset_name=path, label_column_name="kind"), seed=0)
+    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path, label_column_name="kind"), seed=0)
     assert images.label_names == ["9", "10"]
 
 
 def test_a_given_split_is_used(tmp_path):
     path = saved(tmp_path, [0, 1] * 5, datasets.ClassLabel(names=["a", "b"]), splits=("train", "test"))
-    images = load_images(DataArguments(dataset_name=path, max_train_samples=4), seed=0)
+    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path, max_train_samples=4), seed=0)
     assert (len(images.train), len(images.validation)) == (4, 10)
 
 
 @pytest.mark.parametrize(
     ("label_type", "arguments", "message"),
     [
-        (datasets.Value("float32"), {"label_column_name": "kind"}, "whole numbers, not Value"),
+        (datasets.Value("float32"), {"label_column_name": "kind"}, "not Value"),
         (datasets.Value("int64"), {}, "which column holds the labels"),
         (datasets.Value("int64"), {"image_column_name": "kind"}, "which column holds the labels"),
         (datasets.Value("int64"), {"image_column_name": "kind", "label_column_name": "kind"}, "does not hold images"),
@@ -74,7 +76,7 @@ def test_a_given_split_is_used(tmp_path):
 def test_wrong_columns(tmp_path, label_type, arguments, message):
     path = saved(tmp_path, [0, 1] * 5, label_type)
     with pytest.raises(ValueError, match=message):
-        load_images(DataArguments(dataset_name=path, **arguments), seed=0)
+        load_examples(IMAGES, ImageDataArguments(dataset_name=path, **arguments), seed=0)
 
 
 def test_metrics():
@@ -88,11 +90,41 @@ def test_metrics():
 
 
 def test_labels_are_matched_by_name():
-    references = np.array([0, 1, 1])
-    assert match_labels(references, ["cat", "dog"], {0: "dog", 1: "cat"}).tolist() == [1, 0, 0]
-    assert match_labels(references, ["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1, 1]
+    assert model_positions(["cat", "dog"], {0: "dog", 1: "cat"}).tolist() == [1, 0]
+    assert model_positions(["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1]
     with pytest.raises(ValueError, match="no class 'cow'"):
-        match_labels(references, ["cow", "dog"], {0: "dog", 1: "cat"})
+        model_positions(["cow", "dog"], {0: "dog", 1: "cat"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_type"),
+    [
+        ([["b", "a"], ["b"]] * 5, datasets.List(datasets.Value("string"))),
+        ([[1, 0], [1]] * 5, datasets.List(datasets.ClassLabel(names=["a", "b"]))),
+    ],
+)
+def test_many_labels_an_image(tmp_path, labels, label_type):
+    path = saved(tmp_path, labels, label_type, label_column="label")
+    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path), seed=0)
+    assert images.problem_type == "multi_label_classification"
+    assert images.label_names == ["a", "b"]
+    assert len(images.validation) == 2
+    for example in (*images.train, *images.validation):  # image i has the value i
+        is_even = np.array(example["image"])[0, 0] % 2 == 0
+        assert multi_hot([example["label"]], 2).tolist() == [[float(is_even), 1.0]]
+
+
+def test_class_folders_divided_into_splits(tmp_path):
+    for name, split, shade in (("a", "train", 1), ("a", "test", 2), ("b", "train", 3), ("b", "test", 4)):
+        folder = tmp_path / name / split
+        folder.mkdir(parents=True)
+        PIL.Image.new("L", (4, 4), shade).save(folder / "image.png")
+    images = load_examples(IMAGES, ImageDataArguments(train_dir=str(tmp_path)), seed=0)
+    shades = [
+        [(example["image"].getpixel((0, 0)), example["label"]) for example in split]
+        for split in (images.train, images.validation)
+    ]
+    assert shades == [[(1, 0), (3, 1)], [(2, 0), (4, 1)]]
 
 
 def corners(monkeypatch, **limits):

@@ -6,10 +6,13 @@ from datasets import Dataset, Features, Image, Value
 from torch.nn import functional as F
 
 from perceivers import ImagePerceiverImageProcessorPil
-from perceivers.training.arguments import AugmentationArguments, ImageTrainingArguments
-from perceivers.training.augmentation import ImageTransform, make_mixup
+from perceivers.training.arguments import ClassificationTrainingArguments
+from perceivers.training.image_arguments import ImageAugmentationArguments
+from perceivers.training.image_augmentation import ImageProcess, make_mixup
+from perceivers.training.labelled_datasets import LabelledProcess
 from perceivers.training.loss import SmoothedCrossEntropy
-from perceivers.training.trainer import ImageClassificationTrainer
+from perceivers.training.problem_types import SingleLabelClassification
+from perceivers.training.trainer import ClassificationTrainer
 from tests.models import tiny_image_model
 
 
@@ -24,8 +27,8 @@ def step(tmp_path, batch_size, accumulation, **changes):
     """The model after one optimiser step of plain SGD on 7 images, the same in every call."""
     dataset = images(7)
     processor = ImagePerceiverImageProcessorPil(do_resize=False, do_center_crop=False)
-    dataset.set_transform(ImageTransform(processor))
-    arguments = ImageTrainingArguments(
+    dataset.set_transform(LabelledProcess("image", ImageProcess(processor)))
+    arguments = ClassificationTrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
@@ -41,7 +44,14 @@ def step(tmp_path, batch_size, accumulation, **changes):
         **changes,
     )
     model = tiny_image_model()
-    trainer = ImageClassificationTrainer(model, arguments, processor, train_dataset=dataset, eval_dataset=dataset)
+    trainer = ClassificationTrainer(
+        model,
+        arguments,
+        processor,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        problem=SingleLabelClassification(),
+    )
     trainer.train()
     return dict(model.named_parameters())
 
@@ -69,7 +79,7 @@ def test_loss_of_labels_and_of_probabilities():
 
 def test_mixup_mixes_images_as_it_mixes_labels():
     torch.manual_seed(0)
-    mixup = make_mixup(AugmentationArguments(mixup=1.0), batch_size=4, num_labels=3)
+    mixup = make_mixup(ImageAugmentationArguments(mixup=1.0), batch_size=4, num_labels=3)
     pixels = torch.arange(3.0).repeat_interleave(2)[:4].reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
     labels = torch.tensor([0, 0, 1, 1])  # an image's pixels are its label
     mixed, probabilities = mixup(pixels.clone(), labels)

@@ -90,7 +90,7 @@ def test_read_recipe_of_a_missing_file(tmp_path):
 def test_every_flag_of_the_training_arguments_is_there():
     from transformers import TrainingArguments
 
-    from perceivers.training.arguments import ImageTrainingArguments
+    from perceivers.training.arguments import ClassificationTrainingArguments
 
-    flags = FlagParser(ImageTrainingArguments).flags()
+    flags = FlagParser(ClassificationTrainingArguments).flags()
     assert set(TrainingArguments.__dataclass_fields__) - {"local_rank"} <= set(flags)

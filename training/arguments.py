@@ -1,4 +1,7 @@
-"""What a training run can be told: four dataclasses, whose fields are the flags of `perceivers train`."""
+"""What a training run can be told whatever the modality, as dataclasses whose fields are flags of `perceivers train`.
+
+What a modality adds is in `image_arguments.py` and its like.
+"""
 
 from dataclasses import dataclass, field
 
@@ -13,6 +16,10 @@ ASSIGNMENTS = ("config", "processor")
 class ModelArguments:
     """Which model, from scratch or from a checkpoint."""
 
+    task: str = field(
+        default="image-classification",
+        metadata={"help": "What the model does; found from a recipe or a built-in data set. It decides on the flags."},
+    )
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Checkpoint to fine-tune: a folder or a name on the Hub."},
@@ -36,7 +43,7 @@ class ModelArguments:
             "nargs": "+",
             "action": "extend",
             "metavar": "FIELD=VALUE",
-            "help": "Fields of the image processor, as `image_mean=[0.3] image_std=[0.4]`.",
+            "help": "Fields of the processor, as `image_mean=[0.3] image_std=[0.4]`.",
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
@@ -47,18 +54,17 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which images and labels. With nothing said, scikit-learn's handwritten digits, which come installed."""
+    """Which inputs and labels."""
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Data set on the Hub or a path, for `datasets.load_dataset`; `digits` is built in."},
+        metadata={
+            "help": "A built-in data set, such as `digits`, or for `datasets.load_dataset` a Hub name or a path."
+        },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
-    train_dir: str | None = field(default=None, metadata={"help": "Folder with one folder of images for each class."})
-    validation_dir: str | None = field(default=None, metadata={"help": "The same, for the images to evaluate on."})
-    image_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the images. None finds the only one of that type."}
-    )
+    train_dir: str | None = field(default=None, metadata={"help": "Folder with one folder of files for each class."})
+    validation_dir: str | None = field(default=None, metadata={"help": "The same, for the files to evaluate on."})
     label_column_name: str | None = field(
         default=None, metadata={"help": "Column of the labels. None finds the only class label, or `label`."}
     )
@@ -67,20 +73,23 @@ class DataArguments:
         metadata={"help": "Part of the images to hold out, where none to evaluate on are given."},
     )
     split_seed: int = field(
-        default=0, metadata={"help": "Which images are held out; independent of `--seed`, so that seeds compare."}
+        default=0, metadata={"help": "Which inputs are held out; independent of `--seed`, so that seeds compare."}
     )
-    check_images: bool = field(
+    check_files: bool = field(
         default=True,
-        metadata={"help": "Read every image of a folder once beforehand, and leave out those that cannot be read."},
+        metadata={"help": "Read every file of a folder once beforehand, and leave out those that cannot be read."},
     )
-    cache_images: bool = field(
+    cache_inputs: bool = field(
         default=False,
-        metadata={
-            "help": "Process every image once and keep it in memory, where no crop, flip or RandAugment comes before."
-        },
+        metadata={"help": "Process every input once and keep it in memory, where nothing random comes before."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many images only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many images only."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many inputs only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many inputs only."})
+
+    @property
+    def input_column_name(self) -> str | None:
+        """Column of the inputs; `None` finds the only one of their type."""
+        return None
 
     def __post_init__(self):
         if self.dataset_name and (self.train_dir or self.validation_dir):
@@ -93,41 +102,7 @@ class DataArguments:
 
 
 @dataclass
-class AugmentationArguments:
-    """How training images are varied; all off by default."""
-
-    random_resized_crop: float | None = field(
-        default=None,
-        metadata={"help": "Smallest part of the area that a random crop keeps; 0.08 for ImageNet."},
-    )
-    horizontal_flip: float = field(default=0.0, metadata={"help": "Probability of mirroring."})
-    rotation: float = field(default=0.0, metadata={"help": "Largest rotation to either side, in degrees."})
-    translation: float = field(default=0.0, metadata={"help": "Largest shift on each axis, as a part of its size."})
-    scaling: float = field(default=0.0, metadata={"help": "Largest growth or shrinkage, as a part of the size."})
-    shear: float = field(default=0.0, metadata={"help": "Largest shear to either side, in degrees."})
-    rand_augment: str | None = field(
-        default=None, metadata={"help": "RandAugment in timm's notation: `rand-m5-n4` is magnitude 5, 4 operations."}
-    )
-    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup."})
-    cutmix: float = field(
-        default=0.0, metadata={"help": "Alpha of CutMix; beside mixup, each takes half the batches."}
-    )
-
-    def __post_init__(self):
-        if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
-            raise ValueError(f"`--random_resized_crop` must be above 0 and at most 1, got {self.random_resized_crop}.")
-        if self.rand_augment is not None and not self.rand_augment.startswith("rand-"):
-            raise ValueError(f"`--rand_augment` is written as in rand-m5-n4, got {self.rand_augment!r}.")
-        for name, limit in (("horizontal_flip", 1.0), ("translation", 1.0), ("scaling", 0.99)):
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"`--{name}` must be in [0, {limit}], got {getattr(self, name)}.")
-        for name in ("rotation", "shear", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`--{name}` must not be negative, got {getattr(self, name)}.")
-
-
-@dataclass
-class ImageTrainingArguments(TrainingArguments):
+class ClassificationTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and what they lack."""
 
     output_dir: str = field(default="perceiver", metadata={"help": "Folder for the model and what comes with it."})
@@ -142,12 +117,12 @@ class ImageTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, in place of `--optim`."}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Stays false: images are read from columns that the model does not know."}
+        default=False, metadata={"help": "Stays false: inputs are read from columns that the model does not know."}
     )
 
     def __post_init__(self):
         if self.remove_unused_columns:
-            raise ValueError("`--remove_unused_columns` must stay false: images are read as they are needed.")
+            raise ValueError("`--remove_unused_columns` must stay false: inputs are read as they are needed.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         super().__post_init__()

@@ -1,19 +1,18 @@
-"""A trained model on labelled images, without the Trainer."""
+"""A trained model on labelled inputs, without the Trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
-from transformers.image_processing_utils import BaseImageProcessor
 
-from .metrics import accuracy, class_report, most_probable
+from .problem_types import ProblemType
 
 
-def match_labels(references: np.ndarray, label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
-    """The data set's labels as the model numbers them: by name, or by number where the model's labels have no names.
+def model_positions(label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
+    """The number that the model has for each class of a data set: by name, or the same where its labels have no names.
 
     Raises:
         ValueError: if a class of the data set is none of the model's.
@@ -21,33 +20,43 @@ def match_labels(references: np.ndarray, label_names: list[str], id2label: dict[
     label2id = {name: index for index, name in id2label.items()}
     is_unnamed = all(name == f"LABEL_{index}" for index, name in id2label.items())
     if is_unnamed and len(label_names) <= len(id2label):
-        return references
+        return np.arange(len(label_names))
     if unknown := [name for name in label_names if name not in label2id]:
         raise ValueError(f"The model has no class {unknown[0]!r}; its classes are {', '.join(label2id)}.")
-    return np.array([label2id[name] for name in label_names])[references]
+    return np.array([label2id[name] for name in label_names])
 
 
 @torch.inference_mode()
-def _most_probable_classes(
-    model: PreTrainedModel, processor: BaseImageProcessor, images: Dataset, batch_size: int
+def _reduced_logits(
+    model: PreTrainedModel,
+    process: Callable[[list], Mapping[str, torch.Tensor]],
+    problem: ProblemType,
+    inputs: list,
+    batch_size: int,
 ) -> Iterator[torch.Tensor]:
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]["image"]
-        inputs = processor(batch, return_tensors="pt").to(model.device, model.dtype)
-        yield most_probable(model(**inputs).logits).cpu()
+    for start in range(0, len(inputs), batch_size):
+        batch = process(inputs[start : start + batch_size])
+        moved = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+        }
+        yield problem.reduce(model(**moved).logits).cpu()
 
 
 def evaluate_model(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
-    images: Dataset,
+    process: Callable[[list], Mapping[str, torch.Tensor]],
+    problem: ProblemType,
+    dataset: Dataset,
+    column: str,
     label_names: list[str],
     batch_size: int = 64,
 ) -> dict[str, Any]:
-    """Accuracy, top-5 accuracy for many classes, precision and recall of every class, and the confusion matrix.
+    """The metrics of the problem, the report of every class, and the number of examples.
 
     Args:
-        images: with columns `image` and `label`.
+        process: a list of inputs -> what the model takes.
+        dataset: with the inputs in `column`, and `label`.
         label_names: of the data set, by label.
 
     Raises:
@@ -55,25 +64,20 @@ def evaluate_model(
     """
     config: Any = model.config
     id2label: dict[int, str] = config.id2label
-    references = match_labels(np.array(images["label"]), label_names, id2label)
-    predictions = torch.cat(list(_most_probable_classes(model.eval(), processor, images, batch_size))).numpy()
-    names = [id2label[index] for index in range(len(id2label))]
+    positions = model_positions(label_names, id2label)
+    references = problem.match_labels(np.array(dataset["label"]), positions, len(id2label))
+    reduced = _reduced_logits(model.eval(), process, problem, dataset[column], batch_size)
+    predictions = torch.cat(list(reduced)).numpy()
     return {
-        "images": len(images),
-        **accuracy(predictions, references),
-        **class_report(predictions[:, 0], references, names),
+        "examples": len(dataset),
+        **problem.scores(predictions, references),
+        **problem.report(predictions, references, [id2label[index] for index in range(len(id2label))]),
     }
 
 
-def report_table(results: dict[str, Any]) -> str:
+def report_table(problem: ProblemType, results: dict[str, Any]) -> str:
     """What `evaluate_model` returns, as text for a terminal."""
-    width = max(len("class"), *(len(row["label"]) for row in results["classes"]))
-    lines = [f"{'class':<{width}}  precision   recall       F1   images"]
-    lines += [
-        f"{row['label']:<{width}}  {row['precision']:>9.2%} {row['recall']:>8.2%} {row['f1']:>8.2%} {row['images']:>8}"
-        for row in results["classes"]
-    ]
-    lines += ["", f"accuracy on {results['images']:,} images: {results['accuracy']:.2%}"]
-    if "top5_accuracy" in results:
-        lines.append(f"top-5 accuracy: {results['top5_accuracy']:.2%}")
+    lines = [problem.table(results), ""]
+    for key, value in problem.measured(results).items():
+        lines.append(f"{problem.titles[key]} on {results['examples']:,} examples: {problem.format(key, value)}")
     return "\n".join(lines)

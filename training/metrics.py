@@ -12,9 +12,9 @@ MANY_CLASSES = 20
 
 
 class TopClassAccuracy(evaluate.Metric):
-    """Accuracy, and top-5 accuracy where five or more classes an image are given.
+    """Accuracy, and top-5 accuracy where five or more classes an input are given.
 
-    Predictions are the most probable classes of each image, best first; references are the right classes.
+    Predictions are the most probable classes of each input, best first; references are the right classes.
     """
 
     def _info(self):
@@ -35,11 +35,8 @@ class TopClassAccuracy(evaluate.Metric):
         return scores
 
 
-def most_probable(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, num_labels) -> (B, 1), or (B, 5) for many classes: all that the metrics need, so all that is kept in memory.
-
-    The Trainer's `preprocess_logits_for_metrics`, which gets the labels as well.
-    """
+def most_probable(logits: torch.Tensor) -> torch.Tensor:
+    """(B, num_labels) -> (B, 1), or (B, 5) for many classes."""
     return logits.topk(TOP if logits.shape[-1] >= MANY_CLASSES else 1).indices
 
 
@@ -49,19 +46,19 @@ def accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float
 
 
 def class_report(predictions: np.ndarray, references: np.ndarray, label_names: list[str]) -> dict:
-    """Precision, recall and F1 of every class in 0..1, its number of images, and the confusion matrix (rows: the right
+    """Precision, recall and F1 of every class in 0..1, its number of inputs, and the confusion matrix (rows: the right
     class, columns: the predicted one).
 
     Args:
-        predictions, references: (images,) classes.
+        predictions, references: (inputs,) classes.
     """
     classes = list(range(len(label_names)))
     columns = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
     rows = zip(label_names, *(column.tolist() for column in columns), strict=True)
     return {
         "classes": [
-            {"label": label, "precision": precision, "recall": recall, "f1": f1, "images": images}
-            for label, precision, recall, f1, images in rows
+            {"label": label, "precision": precision, "recall": recall, "f1": f1, "number": number}
+            for label, precision, recall, f1, number in rows
         ],
         "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),
     }

@@ -1,13 +1,13 @@
 """The README.md of a trained model: what the Hub reads on top, what a person reads below."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-METRIC_NAMES = {"eval_accuracy": "accuracy", "eval_top5_accuracy": "top-5 accuracy"}
+from .problem_types import ProblemType
 
 TEXT = """\
 ---
@@ -16,12 +16,12 @@ TEXT = """\
 
 # {name}
 
-A [Perceiver](https://arxiv.org/abs/2103.03206) that puts images into {num_labels} classes, {origin}
+A [Perceiver](https://arxiv.org/abs/2103.03206) that puts {noun} into {num_labels} classes, {origin}
 on {dataset}. It has {num_parameters:,} parameters.
 
 ## Results
 
-Measured on {num_eval_images:,} images that it was not trained on:
+Measured on {num_eval_examples:,} {noun} that it was not trained on:
 
 | metric | value |
 |---|---|
@@ -34,8 +34,8 @@ Measured on {num_eval_images:,} images that it was not trained on:
 ```python
 from transformers import pipeline
 
-classify = pipeline("image-classification", model="{location}", trust_remote_code=True)
-classify("image.png")
+classify = pipeline("{task}", model="{location}", trust_remote_code=True)
+classify("{example}")
 ```
 
 `trust_remote_code=True` runs the model's code, which lies beside the weights. With the `perceivers` package installed,
@@ -43,7 +43,7 @@ classify("image.png")
 
 ## Training
 
-{num_train_images:,} images. `perceivers train recipe.yaml`, with the file beside this one, repeats the run.
+{num_train_examples:,} {noun}. `perceivers train recipe.yaml`, with the file beside this one, repeats the run.
 
 ```yaml
 {recipe}
@@ -59,54 +59,62 @@ class CardFacts:
 
     Attributes:
         name: of the model.
+        task: of transformers' pipeline.
+        noun: what the inputs are called, in the plural.
+        example: file name of an input.
+        problem: what the labels are; knows the metrics.
         location: where a reader loads it from, a folder or a name on the Hub.
         dataset: what to call the data set in a sentence.
         dataset_id: its name on the Hub, if it has one there.
         base_model: the checkpoint that was fine-tuned, if one was.
         label_names: names of the classes.
-        num_parameters, num_train_images, num_eval_images: counts.
-        metrics: what evaluation returned, `eval_accuracy` in 0..1 among it.
+        num_parameters, num_train_examples, num_eval_examples: counts.
+        metrics: what the Trainer's evaluation returned.
         recipe: flags of the run and their values.
         versions: version of each package.
         curves: file name of the picture of the training.
     """
 
     name: str
+    task: str
+    noun: str
+    example: str
+    problem: ProblemType
     location: str
     dataset: str
     dataset_id: str | None
     base_model: str | None
     label_names: list[str]
     num_parameters: int
-    num_train_images: int
-    num_eval_images: int
+    num_train_examples: int
+    num_eval_examples: int
     metrics: dict[str, float]
     recipe: dict[str, Any]
     versions: dict[str, str]
     curves: str | None = None
-    tags: list[str] = field(default_factory=lambda: ["perceiver", "image-classification"])
 
 
 def make_card(facts: CardFacts) -> ModelCard:
     """Puts the card together; `model-index` in it is what the Hub's leaderboards read."""
-    measured = {METRIC_NAMES[key]: value for key, value in facts.metrics.items() if key in METRIC_NAMES}
+    problem = facts.problem
+    measured = problem.measured(facts.metrics, prefix="eval_")
     results = [
         EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
+            task_type=facts.task,
+            task_name=facts.task.replace("-", " ").capitalize(),
             dataset_type=facts.dataset_id or "custom",
             dataset_name=facts.dataset,
             dataset_split="validation",
-            metric_type="accuracy",
-            metric_name=name,
+            metric_type=key,
+            metric_name=problem.titles[key],
             metric_value=round(value, 6),
         )
-        for name, value in measured.items()
+        for key, value in measured.items()
     ]
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=facts.tags,
+        pipeline_tag=facts.task,
+        tags=["perceiver", facts.task],
         datasets=facts.dataset_id,
         base_model=facts.base_model,
         model_name=facts.name,
@@ -115,14 +123,19 @@ def make_card(facts: CardFacts) -> ModelCard:
     text = TEXT.format(
         front_matter=data.to_yaml(),
         name=facts.name,
+        task=facts.task,
+        noun=facts.noun,
+        example=facts.example,
         num_labels=len(facts.label_names),
         origin=f"fine-tuned from {facts.base_model}" if facts.base_model else "trained from scratch",
         dataset=facts.dataset,
         num_parameters=facts.num_parameters,
-        num_eval_images=facts.num_eval_images,
-        num_train_images=facts.num_train_images,
-        results="\n".join(f"| {name} | {100 * value:.2f} % |" for name, value in measured.items()),
-        curves=f"![Loss and accuracy over the epochs]({facts.curves})" if facts.curves else "",
+        num_eval_examples=facts.num_eval_examples,
+        num_train_examples=facts.num_train_examples,
+        results="\n".join(
+            f"| {problem.titles[key]} | {problem.format(key, value)} |" for key, value in measured.items()
+        ),
+        curves=f"![The curves of the training]({facts.curves})" if facts.curves else "",
         location=facts.location,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{package} {version}" for package, version in facts.versions.items()),

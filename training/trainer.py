@@ -1,4 +1,4 @@
-"""transformers' Trainer, with what training a classifier of images needs besides."""
+"""transformers' Trainer, with what training a classifier needs besides."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,19 +8,17 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
-from transformers.image_processing_utils import BaseImageProcessor
 
-from .arguments import ImageTrainingArguments
-from .loss import SmoothedCrossEntropy
-from .metrics import accuracy, most_probable
+from .arguments import ClassificationTrainingArguments
+from .problem_types import ProblemType
 
 
-class ImageClassificationTrainer(Trainer):
+class ClassificationTrainer(Trainer):
     """A Trainer that augments batches, uses timm's optimisers, and leaves the model card to the caller.
 
     Args:
-        affine: of a batch of images, applied in training.
-        mixup: `(images, labels) -> (images, probabilities)`, applied after it.
+        problem: what the labels are; gives loss and metrics.
+        augment_batch: the inputs of a training step -> the same, varied; labels may become probabilities.
 
     The other arguments are the Trainer's.
     """
@@ -28,44 +26,42 @@ class ImageClassificationTrainer(Trainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        args: ImageTrainingArguments,
-        processing_class: BaseImageProcessor,
+        args: ClassificationTrainingArguments,
+        processing_class: Any,
         train_dataset: Dataset | list,
         eval_dataset: Dataset | list,
-        affine: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        problem: ProblemType,
+        augment_batch: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
     ):
-        self.affine, self.mixup = affine, mixup
+        self.augment_batch = augment_batch
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
-        if args.label_smoothing_factor or mixup:
-            kwargs["compute_loss_func"] = SmoothedCrossEntropy(args.label_smoothing_factor)
         super().__init__(
             model=model,
             args=args,
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_metrics=lambda outputs: accuracy(np.asarray(outputs.predictions), np.asarray(outputs.label_ids)),
-            preprocess_logits_for_metrics=most_probable,
+            compute_loss_func=problem.loss(args.label_smoothing_factor, augment_batch is not None),
+            compute_metrics=lambda outputs: problem.scores(
+                np.asarray(outputs.predictions), np.asarray(outputs.label_ids)
+            ),
+            preprocess_logits_for_metrics=problem.reduce,
             **kwargs,
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        """As the Trainer's, on the augmented batch. The last of an epoch may be odd, and is then not mixed."""
-        if self.affine is not None:
-            inputs = {**inputs, "pixel_values": self.affine(inputs["pixel_values"])}
-        if self.mixup is not None and len(inputs["labels"]) % 2 == 0:
-            pixel_values, labels = self.mixup(inputs["pixel_values"].clone(), inputs["labels"])
-            inputs = {**inputs, "pixel_values": pixel_values, "labels": labels}
+        """As the Trainer's, on the augmented batch."""
+        if self.augment_batch is not None:
+            inputs = self.augment_batch(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leaves the caller's card as it is; the Trainer would write its own before it pushes."""
 
 
-def timm_optimizer(args: ImageTrainingArguments) -> tuple[Any, dict[str, Any]]:
+def timm_optimizer(args: ClassificationTrainingArguments) -> tuple[Any, dict[str, Any]]:
     """timm's optimiser by name, with the Trainer's learning rate and, where it is an Adam, its betas and epsilon.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of point clouds.
+"""From point clouds to batches: the feature extractor, then the augmentation of whole batches.
 
 Letters: B batch, P points, F features of a point besides its coordinates.
 """
@@ -6,13 +6,19 @@ Letters: B batch, P points, F features of a point besides its coordinates.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+from .point_cloud_arguments import PointCloudAugmentationArguments
+
+NORMALS = ("nx", "ny", "nz")
 
 
 @dataclass
 class PointAugmentation:
-    """Varies every cloud of a batch, in the order of the fields; all but the normalisation are off at 0.
+    """Varies every cloud of a batch, in the order of the fields; then it is normalised again, and shifted.
 
     The paper's is `scaling=0.01`, then zero mean and unit cube again (arXiv 2103.03206, section 4.3). It tried
     rotation, and a translation of 0.02, without gain. Random numbers are PyTorch's, so its seed makes them repeat.
@@ -22,6 +28,7 @@ class PointAugmentation:
         rotation: largest angle to either side about the vertical axis, in degrees.
         scaling: a factor for each point, uniform within so much of 1.
         jitter: standard deviation of what is added to each coordinate.
+        subset: the number of points that a random choice leaves of a cloud; `None` leaves all.
         dropout: largest part of its points that a cloud loses, uniform from none.
         translation: largest shift along each axis, after the normalisation, which would undo it.
         vertical_axis: 0, 1 or 2 for x, y or z.
@@ -32,10 +39,11 @@ class PointAugmentation:
     rotation: float = 0.0
     scaling: float = 0.0
     jitter: float = 0.0
+    subset: int | None = None
     dropout: float = 0.0
     translation: float = 0.0
     vertical_axis: int = 2
-    normals: tuple[int, int, int] | None = None
+    normals: tuple[int, ...] | None = None
 
     def __call__(self, points: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, P, 3 + F) and (B, P), 1 for points -> the same."""
@@ -51,6 +59,12 @@ class PointAugmentation:
             coordinates = coordinates * factors.to(points)
         if self.jitter:
             coordinates = coordinates + self.jitter * torch.randn(coordinates.shape).to(points)
+        if self.subset is not None and self.subset < mask.shape[1]:
+            # Padding is chosen where there are too few points.
+            chosen = (torch.rand(mask.shape) + mask.cpu()).topk(self.subset, dim=1).indices.to(mask.device)
+            coordinates = coordinates.take_along_dim(chosen.unsqueeze(-1), dim=1)
+            features = features.take_along_dim(chosen.unsqueeze(-1), dim=1)
+            mask = mask.take_along_dim(chosen, dim=1)
         if self.dropout:
             parts = self.dropout * torch.rand(len(points), 1)
             kept = mask * (torch.rand(mask.shape) >= parts).to(mask)
@@ -71,3 +85,56 @@ class PointAugmentation:
         turns[:, first, second] = angles.sin()
         turns[:, second, first] = -angles.sin()
         return turns
+
+
+@dataclass
+class PointCloudProcess:
+    """A list of point clouds, arrays or paths -> what the model takes, all of one size.
+
+    Attributes:
+        extractor: the feature extractor.
+    """
+
+    extractor: FeatureExtractionMixin
+    is_random = False
+
+    def __call__(self, clouds: list) -> BatchFeature:
+        extract: Any = self.extractor
+        return extract(clouds, return_tensors="pt", padding="max_length")
+
+
+@dataclass
+class PointCloudBatchAugmentation:
+    """What varies a whole batch on its way into a training step.
+
+    Attributes:
+        augment: `(points, mask) -> (points, mask)`.
+    """
+
+    augment: PointAugmentation
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        points, mask = self.augment(inputs["point_values"], inputs["attention_mask"])
+        return {**inputs, "point_values": points, "attention_mask": mask}
+
+
+def make_point_augmentation(
+    arguments: PointCloudAugmentationArguments, extractor: Any
+) -> PointCloudBatchAugmentation | None:
+    """The augmentation of batches; `None` if not asked for.
+
+    Args:
+        extractor: the feature extractor, which knows the normalisation and whether points have normals.
+    """
+    steps = {
+        name: getattr(arguments, name)
+        for name in ("rotation", "scaling", "jitter", "subset", "dropout", "translation")
+    }
+    if not any(steps.values()):
+        return None
+    names = list(extractor.feature_names)
+    normals = tuple(names.index(name) for name in NORMALS) if set(NORMALS) <= set(names) else None
+    axis = "xyz".index(arguments.vertical_axis)
+    return PointCloudBatchAugmentation(
+        PointAugmentation(extractor.normalize, **steps, vertical_axis=axis, normals=normals)
+    )

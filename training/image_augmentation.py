@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch.nn import functional as F
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import convert_to_rgb
 
-from .arguments import AugmentationArguments
+from .image_arguments import ImageAugmentationArguments
 
 
 @dataclass
@@ -53,14 +53,14 @@ class RandomAffine:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def make_affine(arguments: AugmentationArguments) -> RandomAffine | None:
+def make_affine(arguments: ImageAugmentationArguments) -> RandomAffine | None:
     """The affine map of batches; `None` if not asked for."""
     limits = (arguments.rotation, arguments.translation, arguments.scaling, arguments.shear)
     return RandomAffine(*limits) if any(limits) else None
 
 
 def make_augmentation(
-    arguments: AugmentationArguments, height: int, width: int, is_gray: bool = False
+    arguments: ImageAugmentationArguments, height: int, width: int, is_gray: bool = False
 ) -> Callable[[Image], Image] | None:
     """Random crop, flip and RandAugment of an image, in this order, each if asked for; `None` if none is.
 
@@ -89,7 +89,7 @@ def make_augmentation(
     return transforms.Compose(steps)
 
 
-def make_mixup(arguments: AugmentationArguments, batch_size: int, num_labels: int) -> Callable | None:
+def make_mixup(arguments: ImageAugmentationArguments, batch_size: int, num_labels: int) -> Callable | None:
     """timm's mixup and CutMix of a batch, `(images, labels) -> (images, probabilities)`; `None` if not asked for.
 
     Raises:
@@ -110,8 +110,8 @@ def make_mixup(arguments: AugmentationArguments, batch_size: int, num_labels: in
 
 
 @dataclass
-class ImageTransform:
-    """Columns `image` and `label` -> what the model takes; for `datasets.Dataset.set_transform`.
+class ImageProcess:
+    """A list of images -> what the model takes.
 
     Attributes:
         processor: the image processor.
@@ -123,11 +123,36 @@ class ImageTransform:
     augmentation: Callable[[Image], Image] | None = None
     options: dict[str, Any] | None = None
 
-    def __call__(self, examples: dict[str, list]) -> dict[str, Any]:
-        images = examples["image"]
+    @property
+    def is_random(self) -> bool:
+        """Whether an image becomes something else each time."""
+        return self.augmentation is not None
+
+    def __call__(self, images: list) -> BatchFeature:
         if self.augmentation is not None:
             if getattr(self.processor, "do_convert_rgb", False):
                 images = [convert_to_rgb(image) for image in images]
             images = [self.augmentation(image) for image in images]
-        inputs = self.processor(images, return_tensors="pt", **(self.options or {}))
-        return {**inputs, "labels": examples["label"]}
+        return self.processor(images, return_tensors="pt", **(self.options or {}))
+
+
+@dataclass
+class ImageBatchAugmentation:
+    """What varies a whole batch on its way into a training step.
+
+    Attributes:
+        affine: of the images; `None` if not asked for.
+        mixup: `(images, labels) -> (images, probabilities)`, applied after it; `None` if not asked for.
+    """
+
+    affine: RandomAffine | None
+    mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The last batch of an epoch may be odd, and is then not mixed."""
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        if self.affine is not None:
+            images = self.affine(images)
+        if self.mixup is not None and len(labels) % 2 == 0:
+            images, labels = self.mixup(images.clone(), labels)
+        return {**inputs, "pixel_values": images, "labels": labels}
