@@ -55,13 +55,12 @@ def draw(classify: Pipeline, clouds: np.ndarray, path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(clouds), figsize=(2.4 * len(clouds), 2.9), subplot_kw={"projection": "3d"})
     for axis, cloud in zip(axes, clouds, strict=True):
         best = classify(cloud, top_k=1)[0]
-        axis.scatter(*cloud.T, c=cloud[:, 2], s=2.5, cmap="viridis", linewidths=0)
+        axis.scatter(*cloud.T, c=cloud[:, 2], s=3.5, cmap="plasma", linewidths=0)
         axis.set_box_aspect(np.ptp(cloud, axis=0), zoom=1.25)
         axis.view_init(elev=22, azim=-60)
         axis.set_axis_off()
         axis.set_title(f"{best['label']}\n{100 * best['score']:.1f} %", fontsize=11)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main() -> None:

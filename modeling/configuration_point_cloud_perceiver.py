@@ -59,7 +59,8 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
         """As transformers' own. A pipeline that was saved beside the weights, for machines without this package, is
         forgotten where the task is registered, or transformers would want `trust_remote_code` for it all the same."""
         tasks = PIPELINE_REGISTRY.get_supported_tasks()
-        saved = {task: where for task, where in config_dict.get("custom_pipelines", {}).items() if task not in tasks}
+        saved = config_dict.get("custom_pipelines") or {}
+        saved = {task: where for task, where in saved.items() if task not in tasks}
         others = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         return super().from_dict({**others, **({"custom_pipelines": saved} if saved else {})}, **kwargs)
 

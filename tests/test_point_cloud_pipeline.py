@@ -22,6 +22,7 @@ TASK = "point-cloud-classification"
 
 PUSH = """
 import json, sys
+sys.modules.update(dict.fromkeys(["trimesh", "plyfile", "pypcd4", "laspy"]))  # the readers are extras
 import torch
 from transformers import pipeline
 from perceivers import PointCloudPerceiverFeatureExtractor, register_for_remote_code
