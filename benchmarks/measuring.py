@@ -17,6 +17,10 @@ import transformers
 
 RESULTS = Path(__file__).parent / "results"
 
+# glibc keeps what was freed in heaps of its own, one a thread, so that a peak would tell more of its leftovers than of
+# the tensors that are alive. With these settings every large tensor is given back when it is freed, as on an accelerator.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+
 
 def machine() -> dict[str, Any]:
     """What a figure depends on besides the code."""
@@ -104,10 +108,20 @@ def resident_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def in_own_process(module: str, *arguments: str) -> dict[str, Any] | None:
-    """Runs `python -m module arguments` and reads the JSON in its last line; `None` if it was killed for memory."""
+def in_own_process(module: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
+    """Runs `python -m module arguments` and reads the JSON in its last line; `None` if it was killed for memory.
+
+    Args:
+        environment: variables to set for it.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent.parent)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent.parent,
+        env={**os.environ, **(environment or {})},
+    )
     if result.returncode in (-9, 137):
         return None
     if result.returncode:

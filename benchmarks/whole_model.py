@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PerceiverConfig, PerceiverForImageClassificationFourier
 
-from benchmarks.measuring import in_own_process, interleaved, machine, peak_memory, save
+from benchmarks.measuring import GIVE_BACK, in_own_process, interleaved, machine, peak_memory, save
 from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
 
 MODULE = "benchmarks.whole_model"
@@ -96,7 +96,14 @@ def main() -> None:
         if subject.split(", ")[0] in arguments.pairs:
             batch = str(arguments.memory_batch)
             memory[subject] = in_own_process(
-                MODULE, "--memory-of", subject, "--memory-batch", batch, "--device", str(device)
+                MODULE,
+                "--memory-of",
+                subject,
+                "--memory-batch",
+                batch,
+                "--device",
+                str(device),
+                environment=GIVE_BACK,
             )
             used = memory[subject]
             tqdm.write(f"{subject:32s} {'out of memory' if used is None else f'{used / 2**20:.0f} MiB'}")

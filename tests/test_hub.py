@@ -12,6 +12,9 @@ from PIL import Image
 
 from tests.hub_server import TOKEN, running_hub
 
+# Another environment may read what this one has written: the path of its Python.
+READER = os.environ.get("PERCEIVERS_READER", sys.executable)
+
 pytestmark = pytest.mark.xdist_group("hub")  # one process, so that the round trip is made once
 
 PUSH = """
@@ -94,12 +97,20 @@ print(json.dumps(answer))
 """
 
 
-def run(script: str, *arguments: str, hub_url: str, home, python_path: str, **environment: str) -> dict:
+def run(
+    script: str,
+    *arguments: str,
+    hub_url: str,
+    home,
+    python_path: str,
+    python: str = sys.executable,
+    **environment: str,
+) -> dict:
     """Runs a script in its own process: the client reads where the Hub is when it is imported."""
     settings = {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules")}
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     result = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+        [python, "-c", script, *arguments],
         env={**kept, **settings, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": python_path, **environment},
         cwd=home,
         capture_output=True,
@@ -122,7 +133,8 @@ def round_trip(tmp_path_factory):
     with running_hub() as hub:
         hub.commits_to_fail = 1
         pushed = run(PUSH, str(image), hub_url=hub.url, home=homes[0], python_path=repository, HF_TOKEN=TOKEN)
-        loaded = run(LOAD, str(image), pushed["first"], TOKEN, hub_url=hub.url, home=homes[1], python_path="")
+        reader = {"hub_url": hub.url, "home": homes[1], "python_path": "", "python": READER}
+        loaded = run(LOAD, str(image), pushed["first"], TOKEN, **reader)
         yield pushed, loaded, hub
 
 
