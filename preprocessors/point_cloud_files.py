@@ -192,7 +192,7 @@ def read_point_cloud(
     feature_names: Sequence[str] = (),
 ) -> np.ndarray:
     """Reads a file or an http(s) URL by its suffix: PLY, PCD, LAS, LAZ, XYZ, TXT, CSV, NPY, NPZ; of the meshes in PLY,
-    OFF, OBJ, STL and GLB files the surface is sampled.
+    OFF, OBJ, STL and GLB files the surface is sampled. The axes stay those of the file.
 
     Args:
         num_points: to be drawn from the surface of a mesh.
