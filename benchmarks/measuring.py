@@ -17,8 +17,8 @@ import transformers
 
 RESULTS = Path(__file__).parent / "results"
 
-# glibc keeps what was freed in heaps of its own, one a thread, so that a peak would tell more of its leftovers than of
-# the tensors that are alive. With these settings every large tensor is given back when it is freed, as on an accelerator.
+# glibc keeps what was freed in heaps of its own, one a thread, so that a peak tells more of its leftovers than of the
+# tensors alive. With these settings a large tensor is given back when it is freed, as on an accelerator.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 
 

@@ -2,7 +2,8 @@
 
 Two pairs, each with the same weights: the paper's model (8 cross-attends), `auto` against our own dense path with
 eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers' own.
-Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own.
+Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own. A pair
+that is not asked for keeps the figures that it had.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PerceiverConfig, PerceiverForImageClassificationFourier
 
-from benchmarks.measuring import GIVE_BACK, in_own_process, interleaved, machine, peak_memory, save
+from benchmarks.measuring import GIVE_BACK, RESULTS, in_own_process, interleaved, machine, peak_memory, save
 from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
 
 MODULE = "benchmarks.whole_model"
@@ -36,7 +37,16 @@ def build(subject: str) -> nn.Module:
         nn.init.normal_(model.classifier.weight, std=0.02)
     else:
         model = PerceiverForImageClassificationFourier(
-            PerceiverConfig(num_labels=1000, num_latents=512, d_latents=1024, attention_probs_dropout_prob=0.0)
+            PerceiverConfig(
+                num_labels=1000,
+                num_latents=512,
+                d_latents=1024,
+                num_blocks=8,
+                num_self_attends_per_block=6,
+                num_self_attention_heads=8,
+                num_cross_attention_heads=1,
+                attention_probs_dropout_prob=0.0,
+            )
         )
         if kind == "auto":
             with tempfile.TemporaryDirectory() as folder:
@@ -108,8 +118,11 @@ def main() -> None:
             used = memory[subject]
             tqdm.write(f"{subject:32s} {'out of memory' if used is None else f'{used / 2**20:.0f} MiB'}")
     suffix = "" if device.type == "cpu" else f"_{device.type}"
-    result = {"machine": machine(), "seconds": times, "bytes": memory, "memory_batch": arguments.memory_batch}
-    print(f"Wrote {save(f'whole_model{suffix}', {**result, 'agreement': agreement})}")
+    name = f"whole_model{suffix}"
+    parts = {"seconds": times, "bytes": memory, "agreement": agreement}
+    known = json.loads((RESULTS / f"{name}.json").read_text()) if (RESULTS / f"{name}.json").exists() else {}
+    merged = {key: {**known.get(key, {}), **part} for key, part in parts.items()}
+    print(f"Wrote {save(name, {'machine': machine(), 'memory_batch': arguments.memory_batch, **merged})}")
 
 
 if __name__ == "__main__":

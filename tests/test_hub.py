@@ -196,3 +196,17 @@ def test_published_checkpoints(name):
     with torch.no_grad():
         logits = model(**pixels).logits[0, :3]
     torch.testing.assert_close(logits, torch.tensor(expected[name]), atol=1e-3, rtol=0)
+
+
+def test_training_pushes_what_it_has_made(tmp_path):
+    words = ["train", "digits", "--output_dir", "out", "--max_steps", "2", "--max_train_samples", "64"]
+    words += ["--max_eval_samples", "16", "--push_to_hub", "--hub_model_id", "user/trained", "--hub_token", TOKEN]
+    script = "import json, sys; from perceivers.command_line import main; print(json.dumps(main(sys.argv[1:])))"
+    repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with running_hub() as hub:
+        assert run(script, *words, hub_url=hub.url, home=tmp_path, python_path=repository) == 0
+        _, files = hub.repos["user/trained"].at("main")
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_image_perceiver.py"}
+    assert wanted | {"recipe.yaml", "training_curves.png"} <= files.keys()
+    assert b'model="user/trained"' in files["README.md"]
+    assert [name for name, content in files.items() if TOKEN.encode() in content] == []

@@ -4,6 +4,7 @@ What a modality adds is in `image_arguments.py` and its like.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 from transformers import TrainingArguments
@@ -126,6 +127,10 @@ class ClassificationTrainingArguments(TrainingArguments):
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the Trainer keeps its arguments in a file beside the model, and pushes that."""
+        return {**self.__dict__, "hub_token": None}
 
 
 def fields_of(assignments: list[str], flag: str) -> dict:
