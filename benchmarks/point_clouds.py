@@ -57,12 +57,10 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for size in tqdm(arguments.sizes, unit="size"):
         calls = {subject: call(subject, size, device) for subject in SUBJECTS}
-        logits = {subject: forward() for subject, forward in calls.items()}
-        agreement = max((logits["auto"] - other).abs().max().item() for other in logits.values())
         seconds = interleaved(calls, device, arguments.repeats, arguments.budget)
         words = ("--sizes", str(size), "--device", str(device), "--memory-of")
         memory = {subject: in_own_process(MODULE, *words, subject) for subject in SUBJECTS}
-        results.append({"points": size, "seconds": seconds, "bytes": memory, "agreement": agreement})
+        results.append({"points": size, "seconds": seconds, "bytes": memory})
         for subject, used in memory.items():
             megabytes = "out of memory" if used is None else f"{used / 2**20:,.0f} MiB"
             tqdm.write(f"{size:7,d} {subject:12s} {seconds[subject]['median']:.2f} s, {megabytes}")
