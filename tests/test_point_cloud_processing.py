@@ -4,6 +4,7 @@ The files in tests/point_clouds were written by Open3D 0.20 from the columns of 
 0..1, normals.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,7 @@ class TestFiles:
             read(FILES / "binary.ply", "intensity")
 
     def test_a_missing_library_is_named(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "plyfile", None)
+        monkeypatch.setitem(sys.modules, "plyfile", None)
         with pytest.raises(ImportError, match=r"needs `plyfile`.*pip install 'perceivers\[points\]'"):
             PointCloudPerceiverFeatureExtractor()(FILES / "binary.ply")
 

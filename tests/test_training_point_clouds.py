@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import datasets
 import numpy as np
@@ -62,7 +63,7 @@ class TestShapes:
         assert np.abs(mesh.center_mass[:2]).max() < 1e-6
 
     def test_a_missing_library_is_named(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
+        monkeypatch.setitem(sys.modules, "trimesh", None)
         with pytest.raises(ImportError, match=r"needs `trimesh`.*pip install 'perceivers\[points\]'"):
             shapes(1, seed=0)
 
@@ -191,7 +192,7 @@ def trained(tmp_path_factory):
     built_in = point_cloud_datasets.POINT_CLOUDS.built_in
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(built_in, "shapes", lambda: datasets.DatasetDict(few))
-        assert main(["train", "shapes", "--output_dir", str(folder), *QUICK]) == 0
+        assert main(["train", "--dataset_name", "shapes", "--output_dir", str(folder), *QUICK]) == 0
         assert main(["evaluate", str(folder), "--output_file", str(folder / "evaluated.json")]) == 0
     return folder
 
@@ -266,6 +267,12 @@ class TestCommands:
         words = ["--dataset_name", "shapes", "--config", "num_features=3"]
         assert train(tmp_path / "out", *words) == 1
         assert "num_features=3, the processor has feature_names=[]" in capsys.readouterr().err
+
+    def test_what_is_not_installed_is_told_in_a_line(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "trimesh", None)
+        assert train(tmp_path / "out", "--dataset_name", "shapes") == 1
+        assert "`trimesh`, which is not installed: pip install" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
 
     def test_suffixes_are_those_of_the_reader(self):
         assert point_cloud_datasets.POINT_CLOUD_SUFFIXES == point_cloud_files.POINT_CLOUD_SUFFIXES
