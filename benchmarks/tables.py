@@ -85,6 +85,28 @@ def whole_model() -> list[str]:
     return lines
 
 
+def point_clouds() -> list[str]:
+    """The paper's ModelNet40 model by the number of points."""
+    result = read("point_clouds")
+    lines = [row("points", "", "time", "peak memory"), "|---|---|---|---|"]
+    for entry in result["results"]:
+        for subject, used in entry["bytes"].items():
+            seconds = milliseconds(entry["seconds"][subject]["median"])
+            lines.append(row(f"{entry['points']:,}", subject, seconds, mebibytes(used)))
+    return lines
+
+
+def shapes() -> list[str]:
+    """Accuracy on the held-out shapes, of the seeds that were run."""
+    runs = read("shapes")["runs"].values()
+    lines = [row("", "seeds", "mean accuracy", "least", "greatest"), "|---|---|---|---|---|"]
+    for name, key in (("as they are", "accuracy"), ("turned about the vertical axis", "accuracy_turned")):
+        accuracies = [100 * run[key] for run in runs]
+        mean = f"{statistics.mean(accuracies):.2f} %"
+        lines.append(row(name, len(accuracies), mean, f"{min(accuracies):.2f} %", f"{max(accuracies):.2f} %"))
+    return lines
+
+
 def machine_of(name: str) -> str:
     machine = read(name)["machine"]
     return (
@@ -106,6 +128,11 @@ def markdown() -> str:
         "**Sounds**, 1,200 held-out clips of twelve kinds of sound, by the recipes `sounds` and `sounds-mel` "
         "(`python -m benchmarks.sounds`):",
         "\n".join(sounds()),
+        f"**Shapes**, {read('shapes')['held_out']} held-out clouds of 12 solids (`python -m benchmarks.shapes`):",
+        "\n".join(shapes()),
+        "**Point clouds** through the paper's ModelNet40 model, one forward pass of one cloud, float32 (`python -m "
+        f"benchmarks.point_clouds`; medians; {machine_of('point_clouds')}):",
+        "\n".join(point_clouds()),
     ]
     return "\n\n".join(sections)
 

@@ -1,14 +1,24 @@
-"""Where an input stands: Fourier features of a grid (paper, section 3.2 and appendix D), one table an axis.
+"""Where an input stands: Fourier features (paper, section 3.2 and appendix D), of a grid one table an axis.
 
 On a grid the features are separable: an input's position is its coordinate on each axis, encoded on its own. So a
-table an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense.
+table an axis says all, and the M x C_p array of the paper is put together only where somebody needs it dense. Points
+that stand anywhere have that array from the start.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+
+
+def join_axes(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(..., 1 + 2K) an axis -> (..., C_p) in the order of DeepMind's code: every axis's coordinate, every axis's
+    sines, every axis's cosines."""
+    bands = parts[0].shape[-1] // 2
+    kinds = zip(*(part.split([1, bands, bands], dim=-1) for part in parts), strict=True)
+    return torch.cat([part for kind in kinds for part in kind], dim=-1)
 
 
 @dataclass
@@ -41,9 +51,7 @@ class GridPositions:
 
     def join(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """(..., 1 + 2K) an axis -> (..., C_p), the inverse of `split`."""
-        bands = self.tables[0].shape[-1] // 2
-        kinds = zip(*(part.split([1, bands, bands], dim=-1) for part in parts), strict=True)
-        return torch.cat([part for kind in kinds for part in kind], dim=-1)
+        return join_axes(parts)
 
     def over_grid(self, axis: int, values: torch.Tensor) -> torch.Tensor:
         """(B or 1, S_a, ...) along an axis -> (B or 1, 1, .., S_a, .., 1, ...), to be broadcast over the grid."""
@@ -150,3 +158,15 @@ def fourier_grid(
         last = torch.where(valid, index, 0).amax(dim=1, keepdim=True)
         tables.append(fourier_features(box_coordinates(sizes[axis], first, last, dtype), num_bands, top))
     return GridPositions(tuple(tables))
+
+
+def fourier_points(coordinates: torch.Tensor, num_bands: int, max_resolutions: tuple[int, ...]) -> DensePositions:
+    """Fourier positions of points that stand anywhere.
+
+    Args:
+        coordinates: (B, M, A), at least float32, in [-1, 1] where the frequencies are to mean what they do on a grid.
+        num_bands: K.
+        max_resolutions: one an axis; its top frequency is half of it.
+    """
+    axes = zip(coordinates.unbind(-1), max_resolutions, strict=True)
+    return DensePositions(join_axes([fourier_features(axis, num_bands, top) for axis, top in axes]))

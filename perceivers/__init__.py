@@ -19,16 +19,25 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from perceivers.modeling.configuration_audio_perceiver import AUDIO_VARIANTS, AudioPerceiverConfig
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
+from perceivers.modeling.configuration_point_cloud_perceiver import POINT_CLOUD_VARIANTS, PointCloudPerceiverConfig
 from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
+from perceivers.modeling.modeling_point_cloud_perceiver import (
+    PointCloudPerceiverForPointCloudClassification,
+    PointCloudPerceiverModel,
+)
+from perceivers.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
+from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
@@ -50,6 +59,20 @@ AutoModel.register(AudioPerceiverConfig, AudioPerceiverModel, exist_ok=True)
 AutoModelForAudioClassification.register(AudioPerceiverConfig, AudioPerceiverForAudioClassification, exist_ok=True)
 AutoFeatureExtractor.register(AudioPerceiverConfig, AudioPerceiverFeatureExtractor, exist_ok=True)
 
+AutoConfig.register("point_cloud_perceiver", PointCloudPerceiverConfig, exist_ok=True)
+AutoModel.register(PointCloudPerceiverConfig, PointCloudPerceiverModel, exist_ok=True)
+# transformers has no Auto class for point clouds; this one is for whatever is a sequence of inputs.
+AutoModelForSequenceClassification.register(
+    PointCloudPerceiverConfig, PointCloudPerceiverForPointCloudClassification, exist_ok=True
+)
+AutoFeatureExtractor.register(PointCloudPerceiverConfig, PointCloudPerceiverFeatureExtractor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    "point-cloud-classification",
+    PointCloudClassificationPipeline,
+    pt_model=(AutoModelForSequenceClassification,),
+    type="multimodal",
+)
+
 
 def register_for_remote_code() -> None:
     """From now on `save_pretrained` and `push_to_hub` write the code beside the weights, so that the folder loads
@@ -63,11 +86,16 @@ def register_for_remote_code() -> None:
     AudioPerceiverModel.register_for_auto_class("AutoModel")
     AudioPerceiverForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
     AudioPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+    PointCloudPerceiverConfig.register_for_auto_class()
+    PointCloudPerceiverModel.register_for_auto_class("AutoModel")
+    PointCloudPerceiverForPointCloudClassification.register_for_auto_class("AutoModelForSequenceClassification")
+    PointCloudPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
 
 __all__ = [
     "AUDIO_VARIANTS",
     "IMAGE_VARIANTS",
+    "POINT_CLOUD_VARIANTS",
     "AudioPerceiverConfig",
     "AudioPerceiverFeatureExtractor",
     "AudioPerceiverForAudioClassification",
@@ -80,6 +108,11 @@ __all__ = [
     "IterativePerceiverConfig",
     "PerceiverEncoder",
     "PerceiverInputs",
+    "PointCloudClassificationPipeline",
+    "PointCloudPerceiverConfig",
+    "PointCloudPerceiverFeatureExtractor",
+    "PointCloudPerceiverForPointCloudClassification",
+    "PointCloudPerceiverModel",
     "RecordingClassificationPipeline",
     "__version__",
     "register_for_remote_code",

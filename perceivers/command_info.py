@@ -248,7 +248,7 @@ def format_description(description: dict[str, Any]) -> str:
         (
             "inputs",
             f"{inputs['number']:,} x {inputs['channels']:,}",
-            f"a grid of {' x '.join(map(str, inputs['grid']))}; {inputs['content_channels']} channels of content and "
+            f"{layout(inputs['grid'])}{inputs['content_channels']} channels of content and "
             f"{inputs['position_channels']} of position",
         ),
         ("latents", f"{latents['number']:,} x {latents['channels']:,}", ""),
@@ -276,6 +276,11 @@ def format_description(description: dict[str, Any]) -> str:
         ),
     ]
     return f"{description['name']} ({description['model_type']})\n\n{format_rows(rows)}"
+
+
+def layout(grid: Sequence[int]) -> str:
+    """Such as `a grid of 224 x 224; `, and nothing for inputs that have one axis, or none."""
+    return f"a grid of {' x '.join(map(str, grid))}; " if len(grid) > 1 else ""
 
 
 def layer_rows(layers: dict[str, Any]) -> list[Row]:

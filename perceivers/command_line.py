@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         arguments = make_parser().parse_args(words)
         return run_command(arguments.command, arguments.arguments)
-    except (ValueError, OSError, StrictDataclassError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, KeyboardInterrupt) as error:
         if show_traceback:
             raise
         if isinstance(error, KeyboardInterrupt):

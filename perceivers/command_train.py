@@ -190,7 +190,7 @@ def make_trainer(
         eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
         problem=problem,
         augment_batch=task.batch_augmentation(
-            arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
+            processor, arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
         ),
         weights=class_weights(examples.train.with_format(None)["label"][:], num_labels) if is_balanced else None,
     )
@@ -238,6 +238,7 @@ def finish(
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return metrics
+    task.save_pipeline(model, trainer.processing_class, folder)
     title = problem.titles[problem.main_metric]
     draw_curves(trainer.state.log_history, f"eval_{problem.main_metric}", title, folder / CURVES)
     facts = CardFacts(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers import Pipeline, PreTrainedConfig
+from transformers import Pipeline, PreTrainedConfig, PreTrainedModel
 
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.training.arguments import DataArguments
@@ -82,9 +82,13 @@ class Task(ABC):
 
     @abstractmethod
     def batch_augmentation(
-        self, augmentation: Any, batch_size: int, num_labels: int
+        self, processor: Any, augmentation: Any, batch_size: int, num_labels: int
     ) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
         """What varies the tensors of a whole batch before a training step; `None` if nothing was asked for."""
+
+    def save_pipeline(self, model: PreTrainedModel, processor: Any, folder: Path) -> None:  # noqa: B027
+        """Adds what the folder of a saved model needs so that transformers' `pipeline` loads it where this package is
+        not installed: nothing, where the pipeline is transformers' own."""
 
     @abstractmethod
     def save_example(self, value: Any, folder: Path) -> Path:

@@ -88,7 +88,9 @@ class ImageClassification(Task):
     def evaluation_process(self, processor: Any) -> ImageProcess:
         return ImageProcess(processor)
 
-    def batch_augmentation(self, augmentation: Any, batch_size: int, num_labels: int) -> ImageBatchAugmentation | None:
+    def batch_augmentation(
+        self, processor: Any, augmentation: Any, batch_size: int, num_labels: int
+    ) -> ImageBatchAugmentation | None:
         """Affine maps, mixup and CutMix."""
         affine, mixup = make_affine(augmentation), make_mixup(augmentation, batch_size, num_labels)
         return None if affine is mixup is None else ImageBatchAugmentation(affine, mixup)

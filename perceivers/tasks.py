@@ -9,8 +9,11 @@ from perceivers.command_errors import UsageError
 from perceivers.task import Task
 from perceivers.task_audio import AudioClassification
 from perceivers.task_images import ImageClassification
+from perceivers.task_point_clouds import PointCloudClassification
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), AudioClassification())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (ImageClassification(), AudioClassification(), PointCloudClassification())
+}
 
 
 def task_named(name: str) -> Task:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from torch import nn
 
-from tests.models import tiny_audio_model, tiny_image_model
+from tests.models import tiny_audio_model, tiny_image_model, tiny_point_cloud_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,8 +21,8 @@ def waves(shape: torch.Size | tuple[int, ...], frequency: float) -> torch.Tensor
     return torch.arange(size, dtype=torch.float64).mul(frequency).sin().view(shape)
 
 
-def wavy(model: PreTrainedModel) -> PreTrainedModel:
-    """The model in float64, with parameters that are the same on every machine."""
+def filled_with_waves(model: nn.Module) -> nn.Module:
+    """The model in float64, with parameters that are the same everywhere."""
     model = model.double()
     with torch.no_grad():
         for index, (name, parameter) in enumerate(model.named_parameters()):
@@ -33,7 +33,7 @@ def wavy(model: PreTrainedModel) -> PreTrainedModel:
 
 def golden_image_values() -> dict[str, torch.Tensor]:
     """Input, loss, logits, hidden states and some gradients of a tiny image model, in float64."""
-    model = wavy(tiny_image_model(num_blocks=4, num_cross_attends=2))
+    model = filled_with_waves(tiny_image_model(num_blocks=4, num_cross_attends=2))
     pixels = 3 * waves((2, 3, 12, 10), 0.9)
     output = model(pixels, labels=torch.tensor([3, 7]), output_hidden_states=True)
     output.loss.backward()
@@ -55,7 +55,7 @@ def golden_audio_values() -> dict[str, torch.Tensor]:
     values = {}
     labels = torch.eye(10)[2:4] + torch.eye(10)[5:7]
     for representation, shape in (("waveform", (2, 500)), ("mel", (2, 16, 8))):
-        model = wavy(tiny_audio_model(representation, problem_type="multi_label_classification"))
+        model = filled_with_waves(tiny_audio_model(representation, problem_type="multi_label_classification"))
         inputs, mask = 3 * waves(shape, 0.9), torch.ones(shape[:2])
         mask[1, shape[1] // 2 :] = 0
         output = model(**{model.main_input_name: inputs}, attention_mask=mask, labels=labels)
@@ -71,9 +71,29 @@ def golden_audio_values() -> dict[str, torch.Tensor]:
     return values
 
 
-GOLDEN_VALUES = {"image": golden_image_values, "audio": golden_audio_values}
+def golden_point_cloud_values() -> dict[str, torch.Tensor]:
+    """Input, mask, loss, logits and some gradients of a tiny model for coloured point clouds, in float64."""
+    model = filled_with_waves(tiny_point_cloud_model(num_features=3))
+    points = waves((2, 50, 6), 0.9)
+    mask = torch.arange(50) < torch.tensor([[50], [31]])
+    output = model(points, mask, labels=torch.tensor([3, 7]))
+    output.loss.backward()
+    encoder = model.perceiver.encoder
+    return {
+        "point_values": points,
+        "attention_mask": mask.long(),
+        "loss": output.loss.detach(),
+        "logits": output.logits.detach(),
+        "gradient.latents": encoder.latents.grad,
+        "gradient.later_cross_attends.v_proj": encoder.cross_attends[1].attention.v_proj.weight.grad,
+    }
+
+
+GOLDEN_VALUES = {"image": golden_image_values, "audio": golden_audio_values, "point_cloud": golden_point_cloud_values}
+
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for modality, make in GOLDEN_VALUES.items():
-        save_file({name: value.contiguous() for name, value in make().items()}, GOLDEN / f"{modality}.safetensors")
+    for name, make in GOLDEN_VALUES.items():
+        values = {key: value.contiguous() for key, value in make().items()}
+        save_file(values, GOLDEN / f"{name}.safetensors")

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from perceivers import PointCloudPerceiverFeatureExtractor
 from perceivers.command_line import main
 from tests.hub_server import TOKEN, running_hub
+from tests.models import tiny_point_cloud_model
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,11 +32,16 @@ dataset = dataset.cast_column("image", datasets.Image())
 
 def test_the_python_of_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 4  # pipeline, from_pretrained, Trainer, Hub
+    assert len(blocks) == 5  # pipeline, from_pretrained, Trainer, Hub; point clouds
     quick = ["--max_train_samples", "32", "--max_eval_samples", "20", "--num_train_epochs", "1"]
     assert main(["train", "digits", "--output_dir", str(tmp_path / "perceiver-digits"), *quick]) == 0
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
+    trimesh = pytest.importorskip("trimesh")
+    tiny_point_cloud_model().save_pretrained(tmp_path / "perceiver-shapes")
+    PointCloudPerceiverFeatureExtractor(num_points=64).save_pretrained(tmp_path / "perceiver-shapes")
+    trimesh.PointCloud(np.random.default_rng(0).normal(size=(100, 3))).export(tmp_path / "scan.ply")
+    trimesh.creation.torus(1.0, 0.3).export(tmp_path / "mesh.off")
     with running_hub() as hub:
         result = subprocess.run(
             [sys.executable, "-c", "\n".join([blocks[0], DATASET, *blocks[1:]])],

@@ -1,0 +1,236 @@
+"""Reading point clouds: scans as they are, meshes by points drawn from their surface.
+
+The parsing is left to the field's own libraries, the extra `points`: plyfile, pypcd4, laspy and trimesh. Text and
+NumPy's files need nothing but NumPy, and nothing is ever unpickled.
+
+Letters: P points, F features of a point besides its coordinates.
+"""
+
+import importlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from textwrap import shorten
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from huggingface_hub import get_session
+
+# What a file says of its points: a column by name, or, where columns have no names, an array (P, columns).
+Columns = dict[str, np.ndarray] | np.ndarray
+
+COORDINATES = ("x", "y", "z")
+# Other names of the same columns, as PCL, Blender, CloudCompare and others write them.
+SYNONYMS = {
+    "normal_x": "nx",
+    "normal_y": "ny",
+    "normal_z": "nz",
+    "r": "red",
+    "g": "green",
+    "b": "blue",
+    "diffuse_red": "red",
+    "diffuse_green": "green",
+    "diffuse_blue": "blue",
+    "scalar_intensity": "intensity",
+}
+# Where files hold these as whole numbers without a sign, they mean a part of the type's range.
+FRACTIONS = frozenset({"red", "green", "blue", "alpha", "intensity"})
+
+
+def import_reader(package: str) -> Any:
+    """The library that reads a format. It is imported here and by name, so that the Hub's loader, which demands what
+    it finds imported, asks nobody for libraries that he does not use.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"reading this point cloud needs `{package}`, which is not installed: pip install 'perceivers[points]'"
+        ) from error
+
+
+def sample_surface(mesh: Any, num_points: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 3) drawn evenly from the surface of a `trimesh.Trimesh`, and the normals (P, 3) of their faces.
+
+    Raises:
+        ValueError: the surface has no area.
+    """
+    if not 0 < mesh.area < np.inf:
+        raise ValueError(f"its surface has an area of {mesh.area}, from which no points can be drawn")
+    points, faces = import_reader("trimesh").sample.sample_surface(mesh, num_points, seed=generator)
+    return np.asarray(points), mesh.face_normals[faces]
+
+
+def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """A mesh by points of its surface; the vertices where there is none, as in scans that are saved as OBJ."""
+    scene = import_reader("trimesh").load_scene(io.BytesIO(data), file_type=suffix.removeprefix("."), process=False)
+    mesh = scene.to_mesh()
+    if not len(mesh.faces):
+        clouds = [geometry.vertices for geometry in scene.dump()]
+        return named(np.concatenate(clouds) if clouds else np.empty((0, 3)), COORDINATES)
+    points, normals = sample_surface(mesh, num_points, generator)
+    return named(np.hstack([points, normals]), (*COORDINATES, "nx", "ny", "nz"))
+
+
+def read_ply(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """The vertices of a PLY file with all their numbers, or points of the surface, if it has faces."""
+    ply = import_reader("plyfile").PlyData.read(io.BytesIO(data))
+    if "face" in ply and len(ply["face"]):
+        return read_mesh(data, suffix, num_points, generator)
+    if "vertex" not in ply:
+        raise ValueError("it has no element `vertex`")
+    vertices = ply["vertex"].data
+    return {name: vertices[name] for name in vertices.dtype.names if vertices.dtype[name].kind in "iuf"}
+
+
+def read_pcd(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """A cloud of the Point Cloud Library."""
+    cloud = import_reader("pypcd4").PointCloud.from_fileobj(io.BytesIO(data))
+    if len(cloud.pc_data) != cloud.metadata.points:
+        raise ValueError(f"it promises {cloud.metadata.points} points and has {len(cloud.pc_data)}")
+    columns = {name: cloud.pc_data[name] for name in cloud.pc_data.dtype.names}
+    if "rgb" in columns:  # three bytes in the bits of one number
+        colours = cloud.decode_rgb(columns.pop("rgb"))
+        columns |= named(colours, ("red", "green", "blue"))
+    return columns
+
+
+def read_las(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """A laser scan, LAS or LAZ, in its own units."""
+    scan = import_reader("laspy").read(io.BytesIO(data))
+    columns = {name.lower(): np.asarray(scan[name]) for name in scan.point_format.dimension_names}
+    return columns | {"x": np.asarray(scan.x), "y": np.asarray(scan.y), "z": np.asarray(scan.z)}
+
+
+def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """A point a line, its numbers separated by blanks, commas or semicolons. The first line may name the columns; what
+    follows a `#` is left out."""
+    lines = data.decode("utf-8-sig").splitlines()
+    lines = [line for line in lines if line.split("#")[0].strip()]
+    if not lines:
+        return np.empty((0, 3))
+    first = lines[0].removeprefix("//")  # as CloudCompare begins a line of names
+    delimiter = next((sign for sign in ",;" if sign in first), None)
+    names = [word.strip().strip('"').lower() for word in first.split(delimiter)]
+    if all(map(is_number, names)):
+        return np.loadtxt(lines, delimiter=delimiter, ndmin=2)
+    rows = np.loadtxt(lines[1:], delimiter=delimiter, ndmin=2) if lines[1:] else np.empty((0, len(names)))
+    if rows.shape[1] != len(names):
+        raise ValueError(f"its first line names {len(names)} columns and the second has {rows.shape[1]} numbers")
+    return named(rows, names)
+
+
+def read_numpy(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
+    """The array of an NPY file; of an NPZ file the only one, or the one called `points`. Object arrays are refused, as
+    they would have to be unpickled."""
+    if not data.startswith((b"\x93NUMPY", b"PK")):
+        raise ValueError("it does not begin as NumPy's files do")
+    content = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        return content
+    name = content.files[0] if len(content.files) == 1 else "points"
+    if name not in content.files:
+        raise ValueError(f"it has the arrays {', '.join(content.files) or '(none)'}, of which none is called `points`")
+    return content[name]
+
+
+READERS: dict[str, Callable[[bytes, str, int, np.random.Generator], Columns]] = {
+    ".ply": read_ply,
+    ".pcd": read_pcd,
+    ".las": read_las,
+    ".laz": read_las,
+    **dict.fromkeys((".xyz", ".txt", ".csv"), read_text),
+    **dict.fromkeys((".npy", ".npz"), read_numpy),
+    **dict.fromkeys((".off", ".obj", ".stl", ".glb"), read_mesh),
+}
+POINT_CLOUD_SUFFIXES = frozenset(READERS)
+
+
+def named(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of an array by name."""
+    return dict(zip(names, array.T, strict=True))
+
+
+def is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def select(columns: Columns, feature_names: Sequence[str], suffix: str) -> np.ndarray:
+    """x, y, z and the features that are asked for, (P, 3 + F).
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    if isinstance(columns, np.ndarray):
+        # Whatever follows the coordinates in a text file is free to be left out, an array says what it is.
+        is_text = READERS[suffix] is read_text and columns.ndim == 2 and columns.shape[1] > 3
+        return columns[:, :3] if is_text and not feature_names else columns
+    columns = {SYNONYMS.get(name.lower(), name.lower()): column for name, column in columns.items()}
+    wanted = [*COORDINATES, *(SYNONYMS.get(name.lower(), name.lower()) for name in feature_names)]
+    if missing := [name for name in wanted if name not in columns]:
+        raise ValueError(f"it has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
+    return np.stack([as_float(name, columns[name]) for name in wanted], axis=1)
+
+
+def as_float(name: str, column: np.ndarray) -> np.ndarray:
+    is_fraction = name in FRACTIONS and column.dtype.kind == "u"
+    return column / np.iinfo(column.dtype).max if is_fraction else column.astype(np.float64)
+
+
+def read_point_cloud(
+    source: str | os.PathLike,
+    num_points: int,
+    generator: np.random.Generator,
+    feature_names: Sequence[str] = (),
+) -> np.ndarray:
+    """Reads a file or an http(s) URL by its suffix: PLY, PCD, LAS, LAZ, XYZ, TXT, CSV, NPY, NPZ; of the meshes in PLY,
+    OFF, OBJ, STL and GLB files the surface is sampled. The axes stay those of the file.
+
+    Args:
+        num_points: to be drawn from the surface of a mesh.
+        generator: which draws them.
+        feature_names: columns besides x, y and z, such as `("nx", "ny", "nz")`, `("red", "green", "blue")` or
+            `("intensity",)`; a mesh has normals. Whole numbers of colours and intensities come as a part of their
+            type's range, in 0..1. Where a file does not name its columns, they are taken in their order.
+
+    Returns: (P, 3 + F) float64, so that the large coordinates of a survey keep their last digits.
+
+    Raises:
+        ValueError: there is no such file, or it is in none of the formats, broken, or lacks a column.
+        ImportError: the library that reads the format is not installed.
+    """
+    name = os.fspath(source)
+    is_url = name.startswith(("http://", "https://"))
+    suffix = os.path.splitext(urlsplit(name).path if is_url else name)[1].lower()
+    if suffix not in READERS:
+        raise ValueError(f"{name[:200]!r} is not a point cloud: expected a file that ends in {', '.join(READERS)}")
+    if is_url:
+        data = get_session().get(name).raise_for_status().content
+    elif os.path.isfile(name):
+        with open(name, "rb") as file:
+            data = file.read()
+    else:
+        raise ValueError(f"there is no file {name[:200]!r}")
+    if not data.strip():
+        raise ValueError(f"{name[:200]!r} is empty")
+    try:
+        points = select(READERS[suffix](data, suffix, num_points, generator), feature_names, suffix)
+        if not points.size:
+            raise ValueError("it has no points")
+        return points
+    except ImportError:
+        raise
+    except Exception as error:  # a broken file raises whatever its parser stumbles over
+        reason = shorten(str(error), width=200, placeholder=" ...") or type(error).__name__
+        raise ValueError(f"{name[:200]!r} is not a point cloud, or is broken: {reason}") from error
+
+
+__all__ = ["POINT_CLOUD_SUFFIXES", "read_point_cloud"]
