@@ -36,6 +36,24 @@ def digits() -> list[str]:
     return lines
 
 
+def sounds() -> list[str]:
+    """Raw against mel on the held-out clips, of the seeds that were run."""
+    lines = [row("", "accuracy, one sound", "mAP, one to three", "ROC-AUC", "d-prime", "seconds of a core")]
+    lines.append("|---|---|---|---|---|---|")
+    runs = read("sounds")["runs"]
+    for name, title in (("waveform", "raw audio, 128 patches"), ("mel", "mel spectrogram, 64 x 16 values")):
+        single, mixed = (list(runs[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
+        shares = [mean(single, "accuracy"), mean(mixed, "mean_average_precision"), mean(mixed, "roc_auc")]
+        seconds = " and ".join(f"{mean(of, 'cpu_seconds'):.0f}" for of in (single, mixed))
+        percent = [f"{100 * share:.1f} %" for share in shares]
+        lines.append(row(title, *percent, f"{mean(mixed, 'd_prime'):.2f}", seconds))
+    return lines
+
+
+def mean(runs: list[dict[str, float]], key: str) -> float:
+    return statistics.mean(run[key] for run in runs)
+
+
 def cross_attention() -> list[str]:
     """Time of ours and of transformers' cross-attention, and the memory they add."""
     result = read("cross_attention")
@@ -107,6 +125,9 @@ def markdown() -> str:
         "\n".join(whole_model()),
         "**Digits**, the held-out fifth of 1,797 images (`python -m benchmarks.digits`):",
         "\n".join(digits()),
+        "**Sounds**, 1,200 held-out clips of twelve kinds of sound, by the recipes `sounds` and `sounds-mel` "
+        "(`python -m benchmarks.sounds`):",
+        "\n".join(sounds()),
         f"**Shapes**, {read('shapes')['held_out']} held-out clouds of 12 solids (`python -m benchmarks.shapes`):",
         "\n".join(shapes()),
         "**Point clouds** through the paper's ModelNet40 model, one forward pass of one cloud, float32 (`python -m "

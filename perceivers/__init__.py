@@ -3,21 +3,31 @@
 Importing this package registers its classes with transformers' Auto classes, and so with its pipelines.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
+
+try:
+    import torchaudio  # noqa: F401
+except Exception:
+    # transformers imports it wherever it is installed, and fails as a whole with one that does not fit torch.
+    sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from perceivers.modeling.configuration_audio_perceiver import AUDIO_VARIANTS, AudioPerceiverConfig
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.configuration_point_cloud_perceiver import POINT_CLOUD_VARIANTS, PointCloudPerceiverConfig
+from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
 from perceivers.modeling.modeling_point_cloud_perceiver import (
@@ -25,6 +35,8 @@ from perceivers.modeling.modeling_point_cloud_perceiver import (
     PointCloudPerceiverModel,
 )
 from perceivers.pipelines.point_cloud_classification import PointCloudClassificationPipeline
+from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
@@ -42,6 +54,10 @@ AutoImageProcessor.register(
     image_processor_classes={"pil": ImagePerceiverImageProcessorPil, "torchvision": ImagePerceiverImageProcessor},
     exist_ok=True,
 )
+AutoConfig.register("audio_perceiver", AudioPerceiverConfig, exist_ok=True)
+AutoModel.register(AudioPerceiverConfig, AudioPerceiverModel, exist_ok=True)
+AutoModelForAudioClassification.register(AudioPerceiverConfig, AudioPerceiverForAudioClassification, exist_ok=True)
+AutoFeatureExtractor.register(AudioPerceiverConfig, AudioPerceiverFeatureExtractor, exist_ok=True)
 
 AutoConfig.register("point_cloud_perceiver", PointCloudPerceiverConfig, exist_ok=True)
 AutoModel.register(PointCloudPerceiverConfig, PointCloudPerceiverModel, exist_ok=True)
@@ -70,11 +86,20 @@ def register_for_remote_code() -> None:
     PointCloudPerceiverModel.register_for_auto_class("AutoModel")
     PointCloudPerceiverForPointCloudClassification.register_for_auto_class("AutoModelForSequenceClassification")
     PointCloudPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+    AudioPerceiverConfig.register_for_auto_class()
+    AudioPerceiverModel.register_for_auto_class("AutoModel")
+    AudioPerceiverForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+    AudioPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
 
 __all__ = [
+    "AUDIO_VARIANTS",
     "IMAGE_VARIANTS",
     "POINT_CLOUD_VARIANTS",
+    "AudioPerceiverConfig",
+    "AudioPerceiverFeatureExtractor",
+    "AudioPerceiverForAudioClassification",
+    "AudioPerceiverModel",
     "ImagePerceiverConfig",
     "ImagePerceiverForImageClassification",
     "ImagePerceiverImageProcessor",
@@ -88,6 +113,7 @@ __all__ = [
     "PointCloudPerceiverFeatureExtractor",
     "PointCloudPerceiverForPointCloudClassification",
     "PointCloudPerceiverModel",
+    "RecordingClassificationPipeline",
     "__version__",
     "register_for_remote_code",
 ]

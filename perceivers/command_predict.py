@@ -145,7 +145,13 @@ def load_pipeline(
             f"{', '.join(sorted(loading['missing_keys']))}."
         )
     try:
-        return pipeline(cast(Any, task.name), model=model, device=device, **{task.processor_argument: processor})
+        return pipeline(
+            cast(Any, task.name),
+            model=model,
+            device=device,
+            pipeline_class=task.pipeline_class(processor),
+            **{task.processor_argument: processor},
+        )
     except (AssertionError, RuntimeError) as error:  # what PyTorch raises for devices that it lacks or does not know
         raise ValueError(f"The device `{device}` cannot be used: {one_line(error)}") from error
 

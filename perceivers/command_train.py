@@ -32,7 +32,7 @@ from perceivers.training.arguments import (
 )
 from perceivers.training.curves import draw_curves
 from perceivers.training.interruption import StopOnInterrupt
-from perceivers.training.labelled_datasets import LabelledExamples, LabelledProcess, load_examples
+from perceivers.training.labelled_datasets import LabelledExamples, LabelledProcess, class_weights, load_examples
 from perceivers.training.model_card import CardFacts, write_card
 from perceivers.training.problem_types import PROBLEM_TYPES, ProblemType
 from perceivers.training.recipe import read_recipe, write_recipe
@@ -177,7 +177,7 @@ def make_trainer(
     task: Task = arguments.task
     data: DataArguments = arguments.data
     problem = PROBLEM_TYPES[examples.problem_type]
-    num_labels = len(examples.label_names)
+    num_labels, is_balanced = len(examples.label_names), arguments.training.class_balanced_sampling
     num_hot = num_labels if examples.problem_type == "multi_label_classification" else None
     process = task.training_process(processor, arguments.augmentation, model.config)
     examples.train.set_transform(LabelledProcess(task.kind.column, process, num_hot))
@@ -192,6 +192,7 @@ def make_trainer(
         augment_batch=task.batch_augmentation(
             processor, arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
         ),
+        weights=class_weights(examples.train.with_format(None)["label"][:], num_labels) if is_balanced else None,
     )
 
 

@@ -60,6 +60,10 @@ class Task(ABC):
         classifier.call_count = 0  # or transformers warns of calls one by one, which these are not
         return classifier(inputs, batch_size=len(inputs), top_k=top_k)
 
+    def pipeline_class(self, processor: Any) -> type[Pipeline] | None:
+        """The pipeline to classify with; `None` is transformers' own for the task."""
+        return None
+
     @abstractmethod
     def read(self, source: str, processor: Any) -> Any:
         """A file or URL -> what the pipeline takes."""

@@ -7,10 +7,13 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from perceivers.command_errors import UsageError
 from perceivers.task import Task
+from perceivers.task_audio import AudioClassification
 from perceivers.task_images import ImageClassification
 from perceivers.task_point_clouds import PointCloudClassification
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), PointCloudClassification())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (ImageClassification(), AudioClassification(), PointCloudClassification())
+}
 
 
 def task_named(name: str) -> Task:

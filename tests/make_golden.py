@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.models import tiny_image_model, tiny_point_cloud_model
+from tests.models import tiny_audio_model, tiny_image_model, tiny_point_cloud_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -68,8 +68,32 @@ def golden_point_cloud_values() -> dict[str, torch.Tensor]:
     }
 
 
-GOLDEN_VALUES = {"image": golden_image_values, "point_cloud": golden_point_cloud_values}
+def golden_audio_values() -> dict[str, torch.Tensor]:
+    """Input, loss, logits and some gradients of tiny audio models, with padding and many labels, in float64."""
+    values = {}
+    labels = torch.eye(10)[2:4] + torch.eye(10)[5:7]
+    for representation, shape in (("waveform", (2, 500)), ("mel", (2, 16, 8))):
+        model = filled_with_waves(tiny_audio_model(representation, problem_type="multi_label_classification"))
+        inputs, mask = 3 * waves(shape, 0.9), torch.ones(shape[:2])
+        mask[1, shape[1] // 2 :] = 0
+        output = model(**{model.main_input_name: inputs}, attention_mask=mask, labels=labels)
+        output.loss.backward()
+        attention = model.perceiver.encoder.cross_attends[1].attention
+        values |= {
+            f"{representation}.input": inputs,
+            f"{representation}.loss": output.loss.detach(),
+            f"{representation}.logits": output.logits.detach(),
+            f"{representation}.gradient.latents": model.perceiver.encoder.latents.grad,
+            f"{representation}.gradient.v_proj": attention.v_proj.weight.grad,
+        }
+    return values
 
+
+GOLDEN_VALUES = {
+    "image": golden_image_values,
+    "audio": golden_audio_values,
+    "point_cloud": golden_point_cloud_values,
+}
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

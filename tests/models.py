@@ -5,6 +5,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from perceivers import (
+    AudioPerceiverConfig,
+    AudioPerceiverFeatureExtractor,
+    AudioPerceiverForAudioClassification,
     ImagePerceiverConfig,
     ImagePerceiverForImageClassification,
     PointCloudPerceiverConfig,
@@ -38,6 +41,21 @@ def tiny_point_cloud_model(seed: int = 0, **changes) -> PointCloudPerceiverForPo
         config = PointCloudPerceiverConfig.from_variant("tiny", **changes)
         model = PointCloudPerceiverForPointCloudClassification(config)
     return randomize(model, seed).eval()
+
+
+def tiny_audio_model(representation: str, seed: int = 0, **changes) -> AudioPerceiverForAudioClassification:
+    """The `tiny` or `tiny-mel` variant with random parameters, in evaluation mode."""
+    variant = "tiny" if representation == "waveform" else "tiny-mel"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AudioPerceiverForAudioClassification(AudioPerceiverConfig.from_variant(variant, **changes))
+    return randomize(model, seed).eval()
+
+
+def tiny_extractor(representation: str, **changes) -> AudioPerceiverFeatureExtractor:
+    """What `tiny_audio_model` reads: clips of 512 samples at 8 kHz, or 16 frames of 8 mel bins."""
+    settings = {"sampling_rate": 8000, "num_samples": 512, "n_fft": 64, "hop_length": 32, "num_mel_bins": 8}
+    return AudioPerceiverFeatureExtractor(**{"representation": representation, **settings, **changes})
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:

@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from perceivers import (
+    AudioPerceiverConfig,
+    AudioPerceiverForAudioClassification,
     ImagePerceiverConfig,
     ImagePerceiverForImageClassification,
     ImagePerceiverImageProcessor,
     ImagePerceiverImageProcessorPil,
     register_for_remote_code,
 )
-from tests.models import randomize
+from tests.models import randomize, tiny_extractor
 
 WITHOUT_THE_PACKAGE = """
 import json, sys
@@ -67,3 +69,51 @@ def test_a_pushed_folder_loads_without_the_package(tmp_path, backend):
         "transformers_modules." + answer["classes"][0].split(".", 1)[1],
         processor_class.__name__,
     ]
+
+
+AUDIO_WITHOUT_THE_PACKAGE = """
+import json, sys
+sys.modules["perceivers"] = None  # any attempt to import it fails
+import numpy as np
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+folder, clip = sys.argv[1], np.load(sys.argv[2])
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True)
+logits = model(**extractor(clip, sampling_rate=8000, return_tensors="pt")).logits
+classify = pipeline("audio-classification", model=folder, trust_remote_code=True)
+print(json.dumps({"logits": logits.tolist(), "label": classify(clip, top_k=1)[0]["label"],
+                  "classes": [type(model).__module__, type(extractor).__module__]}))
+"""
+
+
+@pytest.mark.parametrize("representation", ["waveform", "mel"])
+def test_a_pushed_folder_with_audio_loads_without_the_package(tmp_path, representation):
+    pytest.importorskip("torchaudio")
+    register_for_remote_code()
+    folder, clip = tmp_path / "model", np.random.default_rng(0).uniform(-1, 1, 400).astype(np.float32)
+    np.save(tmp_path / "clip.npy", clip)
+    config = AudioPerceiverConfig.from_variant(
+        "tiny",
+        representation=representation,
+        problem_type="single_label_classification",
+        id2label={i: f"sound {i}" for i in range(10)},
+    )
+    model = randomize(AudioPerceiverForAudioClassification(config)).eval()
+    extractor = tiny_extractor(representation)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    with torch.no_grad():
+        expected = model(**extractor(clip, sampling_rate=8000, return_tensors="pt")).logits
+
+    result = subprocess.run(
+        [sys.executable, "-c", AUDIO_WITHOUT_THE_PACKAGE, str(folder), str(tmp_path / "clip.npy")],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert torch.equal(torch.tensor(answer["logits"]), expected)
+    assert answer["label"] == f"sound {expected.argmax().item()}"
+    assert all(name.startswith("transformers_modules.") for name in answer["classes"])

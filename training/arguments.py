@@ -110,6 +110,9 @@ class ClassificationTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into a folder that is not empty; checkpoints in it are removed."}
     )
+    class_balanced_sampling: bool = field(
+        default=False, metadata={"help": "Draw every class as often in training, with replacement."}
+    )
     cpu_threads: int | None = field(
         default=None,
         metadata={"help": "Threads of an operation on the CPU; tiny models are fastest with one."},

@@ -65,7 +65,7 @@ def evaluate_model(
     config: Any = model.config
     id2label: dict[int, str] = config.id2label
     positions = model_positions(label_names, id2label)
-    references = problem.match_labels(np.array(dataset["label"]), positions, len(id2label))
+    references = problem.match_labels(list(dataset["label"]), positions, len(id2label))
     reduced = _reduced_logits(model.eval(), process, problem, dataset[column], batch_size)
     predictions = torch.cat(list(reduced)).numpy()
     return {

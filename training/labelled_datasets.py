@@ -28,6 +28,7 @@ class InputKind:
         holds: whether a column of a data set, by its type, can be one of inputs.
         read: a file's path -> an input, as a data set's column gives it.
         built_in: the data sets that come with the package, by name: a split `train`, and `validation` if fixed.
+        prepare: brings the column of a data set that was loaded to what `read` returns.
     """
 
     column: str
@@ -37,6 +38,7 @@ class InputKind:
     holds: Callable[[Any], bool]
     read: Callable[[str], Any]
     built_in: Mapping[str, Callable[[], DatasetDict]]
+    prepare: Callable[[DatasetDict], DatasetDict] = lambda splits: splits
 
 
 @dataclass
@@ -89,6 +91,16 @@ def multi_hot(labels: list[list[int]], num_labels: int) -> np.ndarray:
     for row, classes in zip(rows, labels, strict=True):
         row[classes] = 1.0
     return rows
+
+
+def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.ndarray:
+    """The weight of each example with which every class is drawn as often: one over the number of examples of its
+    class. With many labels an input, the mean over its classes; 0 for an input that has none.
+
+    Returns: (examples,)
+    """
+    rows = multi_hot([label if isinstance(label, list) else [label] for label in labels], num_labels)
+    return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
 
 
 def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -183,7 +195,7 @@ def _load_folders(
     if list(files) == ["train"] and (parts := _parts(arguments.train_dir, files["train"])):
         files = parts
     names = sorted({name for paths in files.values() for name in paths})
-    features = Features({kind.column: kind.feature, "label": ClassLabel(names=names)})
+    features = Features({kind.column: Value("string"), "label": ClassLabel(names=names)})
     splits = {}
     for split, paths in files.items():
         rows = [(str(path), name) for name in names for path in paths.get(name, [])]
@@ -193,7 +205,9 @@ def _load_folders(
         if not kept:
             raise ValueError(f"None of {len(rows)} {kind.noun} can be read; the first: {unreadable[0]}")
         paths_of, labels = zip(*kept, strict=True)
-        splits[split] = Dataset.from_dict({kind.column: list(paths_of), "label": list(labels)}, features=features)
+        dataset = Dataset.from_dict({kind.column: list(paths_of), "label": list(labels)}, features=features)
+        # Cast and not encoded, for which `datasets` wants decoders installed that reading may do without.
+        splits[split] = dataset.cast_column(kind.column, kind.feature)
     return DatasetDict(splits)
 
 
@@ -260,7 +274,9 @@ def _rename(kind: InputKind, splits: DatasetDict, arguments: DataArguments) -> D
     # Renaming a column to its own name is an error.
     if input_column != kind.column:
         splits = splits.rename_column(input_column, kind.column)
-    return splits if label_column == "label" else splits.rename_column(label_column, "label")
+    if label_column != "label":
+        splits = splits.rename_column(label_column, "label")
+    return kind.prepare(splits)
 
 
 def _is_class_label(feature: Any) -> bool:

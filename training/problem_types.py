@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .labelled_datasets import multi_hot
 from .loss import SmoothedCrossEntropy
 from .metrics import accuracy, class_report, most_probable
+from .multilabel_metrics import ranking_report, ranking_scores
 
 
 class ProblemType(ABC):
@@ -55,7 +57,7 @@ class ProblemType(ABC):
         """The metrics of what `reduce` has left."""
 
     @abstractmethod
-    def match_labels(self, references: np.ndarray, positions: np.ndarray, num_labels: int) -> np.ndarray:
+    def match_labels(self, references: list, positions: np.ndarray, num_labels: int) -> np.ndarray:
         """The data set's labels as the model numbers them.
 
         Args:
@@ -87,8 +89,8 @@ class SingleLabelClassification(ProblemType):
     def scores(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         return accuracy(predictions, references)
 
-    def match_labels(self, references: np.ndarray, positions: np.ndarray, num_labels: int) -> np.ndarray:
-        return positions[references]
+    def match_labels(self, references: list, positions: np.ndarray, num_labels: int) -> np.ndarray:
+        return positions[np.array(references)]
 
     def report(self, predictions: np.ndarray, references: np.ndarray, label_names: list[str]) -> dict[str, Any]:
         return class_report(predictions[:, 0], references, label_names)
@@ -105,4 +107,52 @@ class SingleLabelClassification(ProblemType):
         return "\n".join(lines)
 
 
-PROBLEM_TYPES: dict[str, ProblemType] = {"single_label_classification": SingleLabelClassification()}
+class MultiLabelClassification(ProblemType):
+    """Any number of classes an input; predictions are (B, num_labels) logits."""
+
+    titles = {  # noqa: RUF012
+        "mean_average_precision": "mean average precision",
+        "roc_auc": "area under the ROC curve",
+        "d_prime": "d-prime",
+    }
+    plain = frozenset({"d_prime"})
+
+    def loss(self, label_smoothing: float, has_mixed_labels: bool) -> Callable | None:
+        """The model's own.
+
+        Raises:
+            ValueError: if labels are to be smoothed.
+        """
+        if label_smoothing:
+            raise ValueError(f"`--label_smoothing_factor` is for one label an input, got {label_smoothing}.")
+        return None
+
+    def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return logits.float()
+
+    def scores(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return ranking_scores(predictions, references)
+
+    def match_labels(self, references: list, positions: np.ndarray, num_labels: int) -> np.ndarray:
+        """(inputs, num_labels) zeros and ones."""
+        return multi_hot([positions[classes].tolist() for classes in references], num_labels)
+
+    def report(self, predictions: np.ndarray, references: np.ndarray, label_names: list[str]) -> dict[str, Any]:
+        return ranking_report(predictions, references, label_names)
+
+    def table(self, results: dict[str, Any]) -> str:
+        rows = results["classes"]
+        width = max(len("class"), *(len(row["label"]) for row in rows))
+        lines = [f"{'class':<{width}}  average precision  ROC-AUC   number"]
+        for row in rows:
+            precision, area = (
+                "-" if row[key] is None else f"{row[key]:.2%}" for key in ("average_precision", "roc_auc")
+            )
+            lines.append(f"{row['label']:<{width}}  {precision:>17} {area:>8} {row['number']:>8}")
+        return "\n".join(lines)
+
+
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "single_label_classification": SingleLabelClassification(),
+    "multi_label_classification": MultiLabelClassification(),
+}

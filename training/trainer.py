@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
 from transformers import PreTrainedModel, Trainer
 
 from .arguments import ClassificationTrainingArguments
@@ -19,6 +19,7 @@ class ClassificationTrainer(Trainer):
     Args:
         problem: what the labels are; gives loss and metrics.
         augment_batch: the inputs of a training step -> the same, varied; labels may become probabilities.
+        weights: of each training example, how often it is drawn, with replacement; `None` draws each once an epoch.
 
     The other arguments are the Trainer's.
     """
@@ -32,9 +33,10 @@ class ClassificationTrainer(Trainer):
         eval_dataset: Dataset | list,
         problem: ProblemType,
         augment_batch: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        weights: np.ndarray | None = None,
         **kwargs: Any,
     ):
-        self.augment_batch = augment_batch
+        self.augment_batch, self.weights = augment_batch, weights
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
         super().__init__(
@@ -50,6 +52,12 @@ class ClassificationTrainer(Trainer):
             preprocess_logits_for_metrics=problem.reduce,
             **kwargs,
         )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.weights is None:
+            return super()._get_train_sampler(train_dataset)
+        generator = torch.Generator().manual_seed(self.args.seed)  # the same in every process
+        return WeightedRandomSampler(self.weights.tolist(), len(self.weights), generator=generator)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         """As the Trainer's, on the augmented batch."""

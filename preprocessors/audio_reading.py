@@ -1,0 +1,208 @@
+"""Audio in every form that people have it in -> samples and their rate; one channel at another rate.
+
+Letters: C channels, T samples.
+"""
+
+import io
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import get_session
+
+# Resampling takes a filter for each pair of phases of the two rates; the usual ones need thousands, not millions.
+MAX_RESAMPLING_FILTERS = 2**22
+INSTALL = "install it with `pip install 'perceivers[audio]'`"
+
+# By type of integer: what a sample of full scale is, and where silence lies.
+FULL_SCALES = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (128.0, 128.0)}
+
+
+def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tuple[np.ndarray, int]:
+    """Reads an audio file, or its content: WAV, FLAC, OGG and MP3 by soundfile, others by torchcodec and FFmpeg.
+
+    Args:
+        name: what to call the content in an error.
+
+    Returns: `float32` samples (C, T) in [-1, 1], and their rate in hertz.
+
+    Raises:
+        ValueError: there is no such file, or it is not audio, truncated or empty; the message names it.
+        ImportError: soundfile is missing.
+    """
+    if not isinstance(file, bytes):
+        file = os.fspath(file)
+        name = name or repr(file)
+        if not os.path.isfile(file):
+            raise ValueError(f"there is no file {name}")
+    name = name or "the content"
+    samples, rate = _decode(file, name)
+    try:
+        return standardize(samples), checked_rate(rate)
+    except ValueError as error:  # no samples, or NaN, or 0 Hz
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _decode(file: str | bytes, name: str) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except Exception as error:  # without its own library it raises OSError
+        raise ImportError(f"Reading audio files needs soundfile; {INSTALL}.") from error
+    try:
+        with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+            samples, promised = opened.read(dtype="float32", always_2d=True), opened.frames
+            rate = opened.samplerate
+    except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: a header that promises too much
+        return _decode_by_torchcodec(file, name, reason=" ".join(getattr(error, "error_string", str(error)).split()))
+    if len(samples) < promised:
+        raise ValueError(f"{name} is truncated: {len(samples)} of {promised} samples can be read")
+    return samples.T, rate
+
+
+def _decode_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
+    """What soundfile cannot read, such as M4A.
+
+    Args:
+        reason: why soundfile cannot, which is what an error says: FFmpeg's reasons are no clearer.
+    """
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except Exception as error:  # without FFmpeg it raises RuntimeError
+        raise ValueError(f"{name} is not audio, or is truncated, or needs torchcodec and FFmpeg: {reason}") from error
+    try:
+        decoded = AudioDecoder(file).get_all_samples()
+    except Exception as error:  # a broken file raises whatever its decoder stumbles over
+        raise ValueError(f"{name} is not audio, or is truncated: {reason}") from error
+    return decoded.data.numpy(), decoded.sample_rate
+
+
+def fetch_audio(url: str) -> bytes:
+    """The content of an http(s) URL."""
+    return get_session().get(url).raise_for_status().content
+
+
+def to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Brings one clip to `float32` samples (C, T) and their rate.
+
+    Args:
+        audio: samples (T,) or (C, T) as array, tensor or list; a path or an http(s) URL; a file's content; a
+            dictionary as `datasets` has them, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`;
+            or a torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are brought to [-1, 1]; floats stay.
+        sampling_rate: in hertz, of samples that do not bring their own.
+
+    Raises:
+        ValueError: the rate is missing, is no positive whole number, or is not the one that the audio brings; or there
+            are no samples, more channels than samples, or NaN or infinite ones; or as [`read_audio`].
+        TypeError: for what is no audio.
+    """
+    own_rate: Any = None
+    if isinstance(audio, Mapping):
+        audio, own_rate = _from_mapping(audio)
+    elif isinstance(audio, str) and audio.startswith(("http://", "https://")):
+        audio, own_rate = read_audio(fetch_audio(audio), name=repr(audio))
+    elif isinstance(audio, str | os.PathLike | bytes):
+        audio, own_rate = read_audio(audio)
+    elif hasattr(audio, "get_all_samples"):  # torchcodec's, which `datasets` decodes to
+        decoded = audio.get_all_samples()
+        audio, own_rate = decoded.data, decoded.sample_rate
+    rate = checked_rate(sampling_rate if own_rate is None else own_rate)
+    if sampling_rate is not None and checked_rate(sampling_rate) != rate:
+        raise ValueError(f"the audio is sampled at {rate} Hz, but sampling_rate={sampling_rate} was passed")
+    return standardize(audio), rate
+
+
+def _from_mapping(audio: Mapping) -> tuple[Any, Any]:
+    samples = audio.get("array", audio.get("raw"))
+    if samples is not None:
+        if audio.get("sampling_rate") is None:
+            raise ValueError("a dictionary with samples needs their `sampling_rate`")
+        return samples, audio["sampling_rate"]
+    path = audio.get("path")
+    file = path if audio.get("bytes") is None else audio["bytes"]
+    if file is None:
+        raise ValueError(
+            "expected a dictionary with `array` and `sampling_rate`, or with `bytes` or `path`, got the keys "
+            f"{sorted(map(str, audio))}"
+        )
+    return read_audio(file, name=None if path is None else repr(path))
+
+
+def checked_rate(rate: Any) -> int:
+    """A sampling rate as an integer.
+
+    Raises:
+        ValueError: if it is missing, or no positive whole number.
+    """
+    if rate is None:
+        raise ValueError("say the `sampling_rate` of the audio, in hertz; it is not guessed")
+    try:
+        if rate > 0 and rate == int(rate):
+            return int(rate)
+    except (TypeError, ValueError, OverflowError):
+        pass  # no number, NaN, infinite
+    raise ValueError(f"`sampling_rate` must be a positive whole number of hertz, got {rate!r}")
+
+
+def standardize(samples: Any) -> np.ndarray:
+    """Brings samples (T,) or (C, T) of any type to finite `float32` (C, T)."""
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()  # NumPy has no bfloat16
+    elif isinstance(samples, list | tuple):
+        samples = np.array(samples)
+    if not isinstance(samples, np.ndarray):
+        raise TypeError(
+            "expected samples (an array, tensor or list), a path, a dictionary with `array` and `sampling_rate`, or "
+            f"an audio decoder, got {type(samples).__name__}"
+        )
+    if samples.size == 0:
+        raise ValueError(f"the audio is empty: shape {samples.shape}")
+    if samples.ndim == 1:
+        samples = samples[None]
+    if samples.ndim != 2 or samples.shape[0] > samples.shape[1]:
+        raise ValueError(f"expected samples of shape (samples,) or (channels, samples), got {samples.shape}")
+    if samples.dtype.name in FULL_SCALES:
+        full_scale, silence = FULL_SCALES[samples.dtype.name]
+        return ((samples.astype(np.float64) - silence) / full_scale).astype(np.float32)
+    if samples.dtype.kind != "f":
+        raise TypeError(f"expected samples that are floats, or {', '.join(FULL_SCALES)}, got {samples.dtype}")
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise ValueError("the samples contain NaN or infinite values")
+    return samples
+
+
+def import_torchaudio(purpose: str) -> Any:
+    """torchaudio, or one line that says how to get it."""
+    try:
+        import torchaudio
+    except Exception as error:  # a build that does not fit torch raises OSError or RuntimeError
+        raise ImportError(f"{purpose} needs torchaudio, of a version that fits torch; {INSTALL}.") from error
+    return torchaudio
+
+
+def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
+    """Samples (..., T) at another rate, by torchaudio.
+
+    Raises:
+        ValueError: if the rates have so little in common that it would take gigabytes.
+    """
+    if rate == target:
+        return samples
+    common = math.gcd(rate, target)
+    if (rate // common) * (target // common) > MAX_RESAMPLING_FILTERS:
+        raise ValueError(
+            f"cannot resample from {rate} to {target} Hz, which have no large divisor in common; bring the audio to a "
+            "usual rate first"
+        )
+    return import_torchaudio("Resampling audio").functional.resample(samples, rate, target)
+
+
+def read_mono(audio: Any, rate: int, sampling_rate: int | None = None) -> torch.Tensor:
+    """One clip of any form, see [`to_samples`], as samples (T,) at `rate`: the mean of its channels, resampled."""
+    samples, own_rate = to_samples(audio, sampling_rate)
+    return resample(torch.from_numpy(samples).mean(dim=0), own_rate, rate)

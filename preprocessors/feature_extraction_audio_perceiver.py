@@ -1,0 +1,208 @@
+"""Feature extractor of the Perceiver for audio: one rate, one channel, one length; raw or as a mel spectrogram.
+
+Letters: B batch, C channels, T samples, F frames.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import PaddingStrategy, TensorType
+
+from .audio_reading import checked_rate, import_torchaudio, read_mono
+
+REPRESENTATIONS = ("waveform", "mel")
+VARIANCE_FLOOR = 1e-7  # for silence, which stays 0
+
+
+@lru_cache(maxsize=16)
+def mel_spectrogram(sampling_rate: int, n_fft: int, hop_length: int, num_mel_bins: int) -> Callable:
+    """torchaudio's mel spectrogram: power, Hann window, beyond the ends of a clip zeros."""
+    torchaudio = import_torchaudio("A mel spectrogram")
+    return torchaudio.transforms.MelSpectrogram(
+        sampling_rate, n_fft=n_fft, hop_length=hop_length, n_mels=num_mel_bins, pad_mode="constant"
+    )
+
+
+def is_batch(audio: Any) -> bool:
+    """Whether this is several clips: a list is, unless it holds numbers, and so is an array of two or more dimensions,
+    as everywhere in transformers."""
+    if isinstance(audio, np.ndarray | torch.Tensor):
+        return audio.ndim > 1
+    is_list = isinstance(audio, Sequence) and not isinstance(audio, str | bytes)
+    return is_list and len(audio) > 0 and not isinstance(audio[0], Number)
+
+
+class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Brings audio to what an [`AudioPerceiverModel`] takes: mixed down to one channel, resampled by torchaudio, cut or
+    padded to one length, and normalised. The defaults are the paper's clips (arXiv 2103.03206, section 4.2).
+
+    A waveform is given as it is, and the model cuts it into patches. A mel spectrogram has a frame every `hop_length`
+    samples, centred there; the frames whose centres are in the clip count, so 61,440 samples give 120. It is
+    torchaudio's `MelSpectrogram`, then the logarithm. The paper only says that the spectrogram has 4,800 values.
+
+    Args:
+        representation (`"waveform"` or `"mel"`, defaults to `"waveform"`):
+            What is returned: `input_values` or `input_features`.
+        sampling_rate (`int`, defaults to 48000):
+            In hertz, of what is returned.
+        num_samples (`int`, defaults to 61440):
+            Length of a clip in samples, 1.28 s.
+        n_fft (`int`, defaults to 1024), hop_length (`int`, defaults to 512), num_mel_bins (`int`, defaults to 40):
+            Window and step of the mel spectrogram in samples, and its frequencies.
+        mel_floor (`float`, defaults to 1e-6):
+            The least power that the logarithm is taken of.
+        do_normalize (`bool`, defaults to `True`):
+            Whether a clip's samples, or the values of its spectrogram, are brought to mean 0 and variance 1.
+        padding_value (`float`, defaults to 0.0):
+            What a short clip is filled up with, after the normalisation.
+        return_attention_mask (`bool`, defaults to `True`):
+            Whether `attention_mask` says where the clip is and where the padding.
+
+    Example:
+        >>> extractor = AudioPerceiverFeatureExtractor(representation="mel")
+        >>> extractor(np.zeros((2, 30000)), sampling_rate=48000, return_tensors="pt")["input_features"].shape
+        torch.Size([2, 120, 40])
+    """
+
+    def __init__(
+        self,
+        representation: str = "waveform",
+        sampling_rate: int = 48000,
+        num_samples: int = 61440,
+        n_fft: int = 1024,
+        hop_length: int = 512,
+        num_mel_bins: int = 40,
+        mel_floor: float = 1e-6,
+        do_normalize: bool = True,
+        padding_value: float = 0.0,
+        **kwargs,
+    ):
+        if representation not in REPRESENTATIONS:
+            raise ValueError(f"`representation` must be one of {', '.join(REPRESENTATIONS)}, got {representation!r}.")
+        for name, value, least in (
+            ("num_samples", num_samples, 1),
+            ("n_fft", n_fft, 2),
+            ("hop_length", hop_length, 1),
+            ("num_mel_bins", num_mel_bins, 2),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if mel_floor <= 0:
+            raise ValueError(f"`mel_floor` must be above 0, got {mel_floor}.")
+        kwargs["feature_size"] = 1 if representation == "waveform" else num_mel_bins  # also where a saved one says it
+        super().__init__(sampling_rate=checked_rate(sampling_rate), padding_value=padding_value, **kwargs)
+        self.representation = representation
+        self.num_samples = num_samples
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.num_mel_bins = num_mel_bins
+        self.mel_floor = mel_floor
+        self.do_normalize = do_normalize
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a call returns."""
+        return ["input_values" if self.representation == "waveform" else "input_features", "attention_mask"]
+
+    def __call__(
+        self,
+        audio: Any,
+        sampling_rate: int | None = None,
+        padding: bool | str | PaddingStrategy = "max_length",
+        max_length: int | None = None,
+        truncation: bool = True,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | TensorType | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            audio: a clip or a batch of clips. A clip is samples (T,), a path, a file's content, a dictionary as
+                `datasets` has them, or a torchcodec decoder; in a list or a dictionary, its samples may also be
+                (C, T). A list is a batch, and so is an array (B, T) or (B, C, T).
+            sampling_rate: in hertz, of samples that do not bring their own.
+            padding: `"max_length"`, `True` (to the longest of the batch) or `False`.
+            max_length: in samples at the rate that is returned; `num_samples` if `None`.
+            truncation: whether what is longer is cut off at the end.
+            return_attention_mask: overrules the field of that name.
+            return_tensors: `"pt"` or `"np"`.
+
+        Returns: `input_values` (B, T), or `input_features` (B, F, `num_mel_bins`) with F = T / `hop_length`, rounded
+            up; `float32` both. And `attention_mask` (B, T) or (B, F), 1 for the clip and 0 for padding.
+
+        Raises:
+            ValueError, TypeError: for what is no audio, see [`read_mono`]; the message says which clip.
+            ImportError: if a mel spectrogram or resampling needs torchaudio.
+        """
+        max_length = self.num_samples if max_length is None else max_length
+        if max_length < 1:
+            raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        features = []
+        for index, clip in enumerate(audio if is_batch(audio) else [audio]):
+            try:
+                waveform = self.waveform(clip, sampling_rate)
+                features.append(self.features(waveform[:max_length] if truncation else waveform))
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"clip {index}: {error}") from error
+        samples_per_step = 1 if self.representation == "waveform" else self.hop_length
+        return self.pad(
+            BatchFeature({self.model_input_names[0]: features}),
+            padding=padding,
+            max_length=math.ceil(max_length / samples_per_step),
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+
+    def waveform(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
+        """One clip of any form and length as samples (T,), `float32`: mixed down and resampled, but not normalised."""
+        return read_mono(audio, self.sampling_rate, sampling_rate)
+
+    def overlapping_clips(
+        self, audio: Any, sampling_rate: int | None = None, num_clips: int | None = None
+    ) -> list[np.ndarray]:
+        """A long recording as clips (`num_samples`,) that are spread evenly over it and, taken together, leave nothing
+        out; one that is no longer than a clip is the only one.
+
+        The paper evaluates AudioSet's recordings of 10 s by the mean score of 16 such clips.
+
+        Args:
+            num_clips: how many; `None` takes as few as overlap by half a clip or more.
+
+        Raises:
+            ValueError: if so few clips leave something out; or as [`AudioPerceiverFeatureExtractor.__call__`].
+        """
+        waveform = self.waveform(audio, sampling_rate).numpy()
+        excess = len(waveform) - self.num_samples
+        if excess <= 0:
+            return [waveform]
+        least = math.ceil(len(waveform) / self.num_samples)
+        if num_clips is None:
+            num_clips = 1 + math.ceil(2 * excess / self.num_samples)
+        elif num_clips < least:
+            raise ValueError(
+                f"`num_clips` must be at least {least} for {len(waveform):,} samples in clips of "
+                f"{self.num_samples:,}, got {num_clips}."
+            )
+        starts = [round(index * excess / (num_clips - 1)) for index in range(num_clips)]
+        return [waveform[start : start + self.num_samples] for start in starts]
+
+    def features(self, waveform: torch.Tensor) -> np.ndarray:
+        """Samples (T,) -> what the model takes of one clip, (T,) or (F, `num_mel_bins`)."""
+        values = waveform
+        if self.representation == "mel":
+            spectrogram = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
+            num_frames = math.ceil(len(waveform) / self.hop_length)
+            values = spectrogram(waveform)[:, :num_frames].clamp(min=self.mel_floor).log().T  # (F, mel bins)
+        if self.do_normalize:
+            values = (values - values.mean()) / (values.var(unbiased=False) + VARIANCE_FLOOR).sqrt()
+        return values.numpy()
+
+
+__all__ = ["AudioPerceiverFeatureExtractor"]
