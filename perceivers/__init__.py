@@ -82,14 +82,14 @@ def register_for_remote_code() -> None:
     ImagePerceiverForImageClassification.register_for_auto_class("AutoModelForImageClassification")
     ImagePerceiverImageProcessor.register_for_auto_class("AutoImageProcessor")
     ImagePerceiverImageProcessorPil.register_for_auto_class("AutoImageProcessor")
-    PointCloudPerceiverConfig.register_for_auto_class()
-    PointCloudPerceiverModel.register_for_auto_class("AutoModel")
-    PointCloudPerceiverForPointCloudClassification.register_for_auto_class("AutoModelForSequenceClassification")
-    PointCloudPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
     AudioPerceiverConfig.register_for_auto_class()
     AudioPerceiverModel.register_for_auto_class("AutoModel")
     AudioPerceiverForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
     AudioPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+    PointCloudPerceiverConfig.register_for_auto_class()
+    PointCloudPerceiverModel.register_for_auto_class("AutoModel")
+    PointCloudPerceiverForPointCloudClassification.register_for_auto_class("AutoModelForSequenceClassification")
+    PointCloudPerceiverFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
 
 __all__ = [

@@ -62,11 +62,8 @@ class AudioClassification(Task):
         """Crop, level and noise of each recording.
 
         Raises:
-            ValueError: for an augmentation that does not fit the processor.
+            ValueError: if these are asked for and the processor is none of ours.
         """
-        masks = augmentation.time_mask or augmentation.frequency_mask
-        if masks and processor.model_input_names[0] != "input_features":
-            raise ValueError("`--time_mask` and `--frequency_mask` are for mel spectrograms, not for waveforms.")
         augment = make_augmentation(augmentation, getattr(processor, "num_samples", None))
         if augment is not None and not hasattr(processor, "waveform"):
             raise ValueError(f"Crop, level and noise are for our feature extractor, not a {type(processor).__name__}.")
@@ -78,8 +75,15 @@ class AudioClassification(Task):
     def batch_augmentation(
         self, processor: Any, augmentation: Any, batch_size: int, num_labels: int
     ) -> SpecAugment | None:
-        """SpecAugment."""
-        return make_spec_augment(augmentation)
+        """SpecAugment.
+
+        Raises:
+            ValueError: if it is asked for and the processor makes no spectrograms.
+        """
+        spec_augment = make_spec_augment(augmentation)
+        if spec_augment is not None and processor.model_input_names[0] != "input_features":
+            raise ValueError("`--time_mask` and `--frequency_mask` are for mel spectrograms, not for waveforms.")
+        return spec_augment
 
     def save_example(self, value: Any, folder: Path) -> Path:
         path = folder / "example.wav"

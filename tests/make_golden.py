@@ -50,24 +50,6 @@ def golden_image_values() -> dict[str, torch.Tensor]:
     }
 
 
-def golden_point_cloud_values() -> dict[str, torch.Tensor]:
-    """Input, mask, loss, logits and some gradients of a tiny model for coloured point clouds, in float64."""
-    model = filled_with_waves(tiny_point_cloud_model(num_features=3))
-    points = waves((2, 50, 6), 0.9)
-    mask = torch.arange(50) < torch.tensor([[50], [31]])
-    output = model(points, mask, labels=torch.tensor([3, 7]))
-    output.loss.backward()
-    encoder = model.perceiver.encoder
-    return {
-        "point_values": points,
-        "attention_mask": mask.long(),
-        "loss": output.loss.detach(),
-        "logits": output.logits.detach(),
-        "gradient.latents": encoder.latents.grad,
-        "gradient.later_cross_attends.v_proj": encoder.cross_attends[1].attention.v_proj.weight.grad,
-    }
-
-
 def golden_audio_values() -> dict[str, torch.Tensor]:
     """Input, loss, logits and some gradients of tiny audio models, with padding and many labels, in float64."""
     values = {}
@@ -89,11 +71,26 @@ def golden_audio_values() -> dict[str, torch.Tensor]:
     return values
 
 
-GOLDEN_VALUES = {
-    "image": golden_image_values,
-    "audio": golden_audio_values,
-    "point_cloud": golden_point_cloud_values,
-}
+def golden_point_cloud_values() -> dict[str, torch.Tensor]:
+    """Input, mask, loss, logits and some gradients of a tiny model for coloured point clouds, in float64."""
+    model = filled_with_waves(tiny_point_cloud_model(num_features=3))
+    points = waves((2, 50, 6), 0.9)
+    mask = torch.arange(50) < torch.tensor([[50], [31]])
+    output = model(points, mask, labels=torch.tensor([3, 7]))
+    output.loss.backward()
+    encoder = model.perceiver.encoder
+    return {
+        "point_values": points,
+        "attention_mask": mask.long(),
+        "loss": output.loss.detach(),
+        "logits": output.logits.detach(),
+        "gradient.latents": encoder.latents.grad,
+        "gradient.later_cross_attends.v_proj": encoder.cross_attends[1].attention.v_proj.weight.grad,
+    }
+
+
+GOLDEN_VALUES = {"image": golden_image_values, "audio": golden_audio_values, "point_cloud": golden_point_cloud_values}
+
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

@@ -34,15 +34,6 @@ def tiny_image_model(seed: int = 0, **changes) -> ImagePerceiverForImageClassifi
     return randomize(model, seed).eval()
 
 
-def tiny_point_cloud_model(seed: int = 0, **changes) -> PointCloudPerceiverForPointCloudClassification:
-    """The `tiny` variant with random parameters, in evaluation mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = PointCloudPerceiverConfig.from_variant("tiny", **changes)
-        model = PointCloudPerceiverForPointCloudClassification(config)
-    return randomize(model, seed).eval()
-
-
 def tiny_audio_model(representation: str, seed: int = 0, **changes) -> AudioPerceiverForAudioClassification:
     """The `tiny` or `tiny-mel` variant with random parameters, in evaluation mode."""
     variant = "tiny" if representation == "waveform" else "tiny-mel"
@@ -56,6 +47,15 @@ def tiny_extractor(representation: str, **changes) -> AudioPerceiverFeatureExtra
     """What `tiny_audio_model` reads: clips of 512 samples at 8 kHz, or 16 frames of 8 mel bins."""
     settings = {"sampling_rate": 8000, "num_samples": 512, "n_fft": 64, "hop_length": 32, "num_mel_bins": 8}
     return AudioPerceiverFeatureExtractor(**{"representation": representation, **settings, **changes})
+
+
+def tiny_point_cloud_model(seed: int = 0, **changes) -> PointCloudPerceiverForPointCloudClassification:
+    """The `tiny` variant with random parameters, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = PointCloudPerceiverConfig.from_variant("tiny", **changes)
+        model = PointCloudPerceiverForPointCloudClassification(config)
+    return randomize(model, seed).eval()
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:

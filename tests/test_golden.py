@@ -8,7 +8,7 @@ from tests.make_golden import GOLDEN, GOLDEN_VALUES
 
 
 @pytest.mark.parametrize("modality", GOLDEN_VALUES)
-def test_a_model_gives_its_golden_values(modality):
+def test_model_gives_its_golden_values(modality):
     expected, actual = load_file(GOLDEN / f"{modality}.safetensors"), GOLDEN_VALUES[modality]()
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
