@@ -39,11 +39,17 @@ class PointCloudInputs(nn.Module):
 
 
 class PointCloudPerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
-    """What both models for point clouds share: their input."""
+    """What both models for point clouds share: their input.
+
+    Attributes:
+        input_dtype: of the points, also where the weights are in half precision, which cannot hold the angles of high
+            frequencies.
+    """
 
     config: PointCloudPerceiverConfig
     main_input_name = "point_values"
     input_modalities = "point_cloud"
+    input_dtype = torch.float32
 
 
 class PointCloudPerceiverModel(PointCloudPerceiverPreTrainedModel, IterativePerceiverModel):
@@ -72,8 +78,7 @@ class PointCloudPerceiverModel(PointCloudPerceiverPreTrainedModel, IterativePerc
         r"""
         Args:
             point_values: (B, P, 3 + `num_features`): x, y and z of P points in [-1, 1], then their features. Any
-                number of points in any order. Keep them in float32, also where the weights are in half precision,
-                which cannot hold the angles of high frequencies.
+                number of points in any order. Keep them in float32, also where the weights are in half precision.
             attention_mask: (B, P), 1 or True for points, 0 or False for padding, which changes nothing.
             output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
 

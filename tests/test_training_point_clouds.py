@@ -15,9 +15,16 @@ from perceivers import PointCloudPerceiverFeatureExtractor
 from perceivers.command_line import main
 from perceivers.preprocessors import point_cloud_files
 from perceivers.training import point_cloud_datasets
+from perceivers.training.evaluation import evaluate_model
 from perceivers.training.point_cloud_arguments import PointCloudAugmentationArguments, PointCloudDataArguments
-from perceivers.training.point_cloud_augmentation import PointAugmentation, make_point_augmentation
+from perceivers.training.point_cloud_augmentation import (
+    PointAugmentation,
+    PointCloudProcess,
+    make_point_augmentation,
+)
+from perceivers.training.problem_types import PROBLEM_TYPES
 from perceivers.training.shapes import MAKERS, make_mesh, shapes
+from tests.models import tiny_point_cloud_model
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -262,6 +269,16 @@ class TestCommands:
         words = ["--dataset_name", str(tmp_path / "data"), "--label_column_name", "kind", "--variant", "tiny"]
         assert train(tmp_path / "out", *words, "--rotation", "180", "--dropout", "0.2") == 0
         assert train(tmp_path / "out", *words, "--points_column_name", "kind", "--overwrite_output_dir") == 1
+
+    def test_evaluation_in_half_precision_keeps_the_coordinates(self):
+        model, seen = tiny_point_cloud_model().to(torch.bfloat16), []
+        model.perceiver.inputs.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+        process = PointCloudProcess(PointCloudPerceiverFeatureExtractor(num_points=16))
+        names = [f"LABEL_{label}" for label in range(10)]
+        dataset = shapes(1, seed=0, num_points=16).select(range(4))
+        problem = PROBLEM_TYPES["single_label_classification"]
+        assert evaluate_model(model, process, problem, dataset, "points", names)["examples"] == 4
+        assert seen == [torch.float32]
 
     def test_features_of_model_and_processor_must_agree(self, tmp_path, capsys):
         words = ["--dataset_name", "shapes", "--config", "num_features=3"]

@@ -34,11 +34,11 @@ def _reduced_logits(
     inputs: list,
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
+    dtype = getattr(model, "input_dtype", model.dtype)
     for start in range(0, len(inputs), batch_size):
         batch = process(inputs[start : start + batch_size])
         moved = {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in batch.items()
+            name: value.to(model.device, dtype if value.is_floating_point() else None) for name, value in batch.items()
         }
         yield problem.reduce(model(**moved).logits).cpu()
 
