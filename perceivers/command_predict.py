@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder with a model and its processor, or a Hub name")
     parser.add_argument(
         "inputs",
-        metavar="IMAGE",
+        metavar="FILE",
         nargs="+",
         help="files, folders (searched with all folders in them), quoted globs such as 'photos/**/*.jpg', or URLs",
     )
