@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_iterative_perceiver import IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
 
 # Where nothing is said of labels, they are AudioSet's: 527, and as many of them a clip as one hears.
 AUDIOSET: dict[str, Any] = {"num_labels": 527, "problem_type": "multi_label_classification"}
@@ -64,6 +64,7 @@ class AudioPerceiverConfig(IterativePerceiverConfig):
 
     model_type = "audio_perceiver"
     variants = AUDIO_VARIANTS
+    minima = MINIMA | dict.fromkeys(("num_samples", "samples_per_patch", "num_frames", "num_mel_bins"), 1)
 
     representation: Literal["waveform", "mel"] = "waveform"
     num_samples: int = 61440
@@ -91,12 +92,6 @@ class AudioPerceiverConfig(IterativePerceiverConfig):
         if config_dict.get("id2label") is None:
             config_dict = {"num_labels": 2, **config_dict}
         return super().from_dict(config_dict, **kwargs)
-
-    def validate_architecture(self):
-        for name in ("num_samples", "samples_per_patch", "num_frames", "num_mel_bins"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        super().validate_architecture()
 
     @property
     def num_axes(self) -> int:

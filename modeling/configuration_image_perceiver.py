@@ -5,7 +5,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from .checkpoint_conversion import config_from_transformers, is_transformers_perceiver
-from .configuration_iterative_perceiver import IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
 
 IMAGENET = {"num_labels": 1000}
 PERCEIVER_IO = {**IMAGENET, "num_cross_attends": 1, "head": "query"}
@@ -87,6 +87,7 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
 
     model_type = "image_perceiver"
     variants = IMAGE_VARIANTS
+    minima = MINIMA | {"num_channels": 1, "stem_channels": 1, "learned_position_channels": 1}
 
     image_size: int | list[int] | tuple[int, int] = 224
     num_channels: int = 3
@@ -114,9 +115,6 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
             raise ValueError(f"`image_size` must be one or two positive integers, got {self.image_size}.")
         if min(self.grid) < 1:
             raise ValueError(f'`stem="conv"` needs images of 5 x 5 pixels or more, got image_size={self.image_size}.')
-        for name in ("num_channels", "stem_channels", "learned_position_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.position_projection_channels is not None:
             if self.position_projection_channels < 1:
                 raise ValueError(

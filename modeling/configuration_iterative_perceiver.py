@@ -103,6 +103,8 @@ class IterativePerceiverConfig(PreTrainedConfig):
     }
     # Fields by the name of a published model; each modality has its own.
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    # The least value of each number; a modality adds its own.
+    minima: ClassVar[dict[str, int]] = MINIMA
     # A list, as the Trainer adds one to it.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "cross_attentions"]  # noqa: RUF012
 
@@ -175,7 +177,7 @@ class IterativePerceiverConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raises ValueError where fields contradict each other, and names them."""
-        for name, least in MINIMA.items():
+        for name, least in self.minima.items():
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if not 0 <= self.attention_dropout < 1:
@@ -258,4 +260,4 @@ class IterativePerceiverConfig(PreTrainedConfig):
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
-__all__ = ["IterativePerceiverConfig"]
+__all__ = ["MINIMA", "IterativePerceiverConfig"]

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_iterative_perceiver import IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
 
 # Each row is what differs from the defaults, which are the paper's ModelNet40 model.
 POINT_CLOUD_VARIANTS: dict[str, dict[str, Any]] = {
@@ -47,6 +47,7 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
 
     model_type = "point_cloud_perceiver"
     variants = POINT_CLOUD_VARIANTS
+    minima = MINIMA | {"num_points": 1, "num_features": 0}
 
     num_points: int = 2048
     num_features: int = 0
@@ -65,9 +66,6 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
         return super().from_dict({**others, **({"custom_pipelines": saved} if saved else {})}, **kwargs)
 
     def validate_architecture(self):
-        for name, least in (("num_points", 1), ("num_features", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if self.max_resolution is None:
             raise ValueError("`max_resolution` must be given, as points stand on no grid; got None.")
         if self.cross_attention_implementation == "factored":

@@ -15,6 +15,11 @@ class UsageError(UserError):
     exit_code = 2
 
 
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks, or its type if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def core_message(error: BaseException) -> str:
     """The message of an error in one line: of the innermost cause, as libraries wrap what the user has to read."""
     from huggingface_hub.errors import StrictDataclassError

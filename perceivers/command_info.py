@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
+from perceivers.command_errors import one_line
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.flops import cross_attend_flops, head_flops, self_attend_flops
 from perceivers.tasks import TASKS, task_named
@@ -89,8 +90,7 @@ def load_config(name: str, task_name: str | None = None) -> IterativePerceiverCo
     except OSError as error:
         if is_saved_model:
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{unknown_model(name)} The Hub: {reason}") from error
+        raise ValueError(f"{unknown_model(name)} The Hub: {one_line(error)}") from error
 
     model_type = values.get("model_type")
     if model_type not in TASK_OF_TYPE:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from huggingface_hub.utils import tqdm
 from transformers import Pipeline, PreTrainedConfig, pipeline
 
+from perceivers.command_errors import one_line
 from perceivers.task import Task
 from perceivers.tasks import task_of_model
 
@@ -187,11 +188,6 @@ def classify(task: Task, classifier: Pipeline, batch: Sequence[tuple[Result, Any
         return
     for (result, _), predictions in zip(batch, outputs, strict=True):
         result.predictions = [{"label": p["label"], "score": p["score"]} for p in predictions]
-
-
-def one_line(error: Exception) -> str:
-    """The error's message without line breaks, or its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def format_json(results: Sequence[Result]) -> str:

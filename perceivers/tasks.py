@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from perceivers.command_errors import UsageError
+from perceivers.command_errors import UsageError, one_line
 from perceivers.task import Task
 from perceivers.task_audio import AudioClassification
 from perceivers.task_images import ImageClassification
@@ -53,8 +53,9 @@ def task_of_model(model: str, trust_remote_code: bool) -> tuple[Task, PreTrained
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"`{model}` is neither a folder with a model nor reachable on the Hub: {reason}") from error
+        raise ValueError(
+            f"`{model}` is neither a folder with a model nor reachable on the Hub: {one_line(error)}"
+        ) from error
     for task in TASKS.values():
         if task.serves(config):
             return task, config

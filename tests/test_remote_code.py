@@ -24,8 +24,10 @@ from tests.models import randomize, tiny_extractor
 WITHOUT_THE_PACKAGE = """
 import json, sys
 sys.modules["perceivers"] = None  # any attempt to import it fails
+import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+torch.set_grad_enabled(False)  # with it, attention takes another way, whose last bits differ
 folder, backend = sys.argv[1:]
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, backend=backend)
 model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
@@ -35,6 +37,19 @@ classify = pipeline("image-classification", model=model, image_processor=process
 print(json.dumps({"logits": logits.tolist(), "label": classify(image, top_k=1)[0]["label"],
                   "classes": [type(model).__module__, type(processor).__name__]}))
 """
+
+
+def answer_elsewhere(folder, script, *arguments):
+    """What a script prints as JSON in its last line, in a process without this package and with a cache of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("backend", ["pil", "torchvision"])
@@ -56,15 +71,7 @@ def test_a_pushed_folder_loads_without_the_package(tmp_path, backend):
     with torch.no_grad():
         expected = loaded(**processor(Image.open(folder / "image.png"), return_tensors="pt")).logits
 
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder), backend],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    answer = json.loads(result.stdout.splitlines()[-1])
+    answer = answer_elsewhere(tmp_path, WITHOUT_THE_PACKAGE, str(folder), backend)
     assert torch.equal(torch.tensor(answer["logits"]), expected)
     assert answer["label"] == f"digit {expected.argmax().item()}"
     assert answer["classes"] == [
@@ -111,15 +118,7 @@ def test_a_pushed_folder_with_audio_loads_without_the_package(tmp_path, represen
     with torch.no_grad():
         expected = loaded(**extractor(clip, sampling_rate=8000, return_tensors="pt")).logits
 
-    result = subprocess.run(
-        [sys.executable, "-c", AUDIO_WITHOUT_THE_PACKAGE, str(folder), str(tmp_path / "clip.npy")],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    answer = json.loads(result.stdout.splitlines()[-1])
+    answer = answer_elsewhere(tmp_path, AUDIO_WITHOUT_THE_PACKAGE, str(folder), str(tmp_path / "clip.npy"))
     assert torch.equal(torch.tensor(answer["logits"]), expected)
     assert answer["label"] == f"sound {expected.argmax().item()}"
     assert all(name.startswith("transformers_modules.") for name in answer["classes"])

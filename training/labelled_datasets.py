@@ -200,7 +200,8 @@ def _load_folders(
     for split, paths in files.items():
         rows = [(str(path), name) for name in names for path in paths.get(name, [])]
         if not rows:
-            raise ValueError(f"Found no {kind.noun} in {given[split]}: no file ends in {_listed(kind.suffixes)}.")
+            suffixes = ", ".join(sorted(kind.suffixes))
+            raise ValueError(f"Found no {kind.noun} in {given[split]}: no file ends in {suffixes}.")
         kept = rows if check is None else [row for row in rows if _is_readable(kind, row[0], check, unreadable)]
         if not kept:
             raise ValueError(f"None of {len(rows)} {kind.noun} can be read; the first: {unreadable[0]}")
@@ -299,8 +300,8 @@ def _label(splits: DatasetDict) -> DatasetDict:
     if _is_class_label(feature):
         return splits
     is_list = isinstance(feature, datasets.List)
-    kind = getattr(feature.feature if is_list else feature, "dtype", "")
-    if not isinstance(feature.feature if is_list else feature, Value) or not (kind == "string" or "int" in kind):
+    single = feature.feature if is_list else feature
+    if not isinstance(single, Value) or not (single.dtype == "string" or "int" in single.dtype):
         raise ValueError(f"Labels must be class labels, words or whole numbers, or lists of these, not {feature}.")
     values = sorted(
         {value for split in splits.values() for entry in split["label"] for value in (entry if is_list else [entry])}
@@ -317,7 +318,3 @@ def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     if limit is None or limit >= len(dataset):
         return dataset
     return dataset.shuffle(seed=seed).select(range(limit))
-
-
-def _listed(suffixes: frozenset[str]) -> str:
-    return ", ".join(sorted(suffixes))
