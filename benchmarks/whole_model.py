@@ -2,6 +2,8 @@
 
 Two pairs, each with the same weights: the paper's model (8 cross-attends), `auto` against our own dense path with
 eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers' own.
+Beside each pair runs the same model with a cross-attention that costs nothing and answers zero: all that is left is what
+both sides have in common, so that no way to compute the cross-attention can be faster or smaller.
 Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own. A pair
 that is not asked for keeps the figures that it had.
 """
@@ -22,8 +24,21 @@ from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassificatio
 
 MODULE = "benchmarks.whole_model"
 PAIRS = {"paper": ("paper, auto", "paper, dense eager"), "deepmind": ("deepmind, auto", "deepmind, transformers")}
-MEMORY = ("paper, auto", "paper, auto, checkpointing", "paper, dense eager", "deepmind, auto, checkpointing",
-          "deepmind, transformers")  # fmt: skip
+FREE = "free cross-attention"
+MEMORY = ("paper, auto", "paper, auto, checkpointing", f"paper, auto, {FREE}", "paper, dense eager",
+          "deepmind, auto, checkpointing", "deepmind, transformers")  # fmt: skip
+
+
+class FreeInputs:
+    """Stands for the inputs, and answers zeros at once: what a cross-attention of no cost would leave to do."""
+
+    def project(self, attention: Any) -> tuple[()]:
+        return ()
+
+    def attend(self, attention: Any, query: torch.Tensor, projected: tuple[()], **kwargs: Any):
+        """(B, H, N, d) -> (B, N, H, d_v), with a gradient for the query, so that its projection is trained as ever."""
+        width = attention.v_proj.out_features // attention.num_heads
+        return query.transpose(1, 2)[..., :1].mul(0).expand(-1, -1, -1, width), None
 
 
 def build(subject: str) -> nn.Module:
@@ -52,6 +67,8 @@ def build(subject: str) -> nn.Module:
             with tempfile.TemporaryDirectory() as folder:
                 model.save_pretrained(folder)
                 model = ImagePerceiverForImageClassification.from_pretrained(folder)
+    if options == [FREE]:
+        model.perceiver.encoder.read = lambda *_: FreeInputs()
     if options == ["checkpointing"]:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()
@@ -95,12 +112,16 @@ def main() -> None:
     agreement: dict[str, float] = {}
     for pair in tqdm(arguments.pairs, unit="pair"):
         for mode in ("forward", "training"):
-            calls = {subject: call(subject, mode, 1, device) for subject in PAIRS[pair]}
+            subjects = (*PAIRS[pair], f"{PAIRS[pair][0]}, {FREE}")
+            calls = {subject: call(subject, mode, 1, device) for subject in subjects}
             if mode == "forward":
                 agreement[pair] = (calls[PAIRS[pair][0]]() - calls[PAIRS[pair][1]]()).abs().max().item()
             times[f"{pair}, {mode}"] = interleaved(calls, device, arguments.repeats, arguments.budget)
-            ours, theirs = (times[f"{pair}, {mode}"][subject]["median"] for subject in PAIRS[pair])
-            tqdm.write(f"{pair:9s} {mode:9s} {ours:.3f} s against {theirs:.3f} s: x{theirs / ours:.2f}")
+            ours, theirs, free = (times[f"{pair}, {mode}"][subject]["median"] for subject in subjects)
+            tqdm.write(
+                f"{pair:9s} {mode:9s} {ours:.3f} s against {theirs:.3f} s: x{theirs / ours:.2f}, "
+                f"of x{theirs / free:.2f} with a {FREE}"
+            )
     memory = {}
     for subject in MEMORY:
         if subject.split(", ")[0] in arguments.pairs:

@@ -139,6 +139,8 @@ class FactoredInputs(StructuredInputs):
         heads, latents = query.shape[1:3]
         centred = (query - query.mean(dim=-1, keepdim=True)).flatten(1, 2)
         content_query, position_query = centred.split([self.content.shape[-1], self.positions.num_channels], dim=-1)
+        # A view would keep all of `centred` for the backward pass.
+        content_query = content_query.contiguous()
         tables = self.positions.tables
         axis_scores = [
             part @ table.mT for part, table in zip(self.positions.split(position_query), tables, strict=True)
