@@ -2,8 +2,8 @@
 
 Two pairs, each with the same weights: the paper's model (8 cross-attends), `auto` against our own dense path with
 eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers' own.
-Beside each pair runs the same model with a cross-attention that costs nothing and answers zero: all that is left is what
-both sides have in common, so that no way to compute the cross-attention can be faster or smaller.
+Beside each pair runs the same model with a cross-attention that costs nothing and answers zero: what is left is what
+both sides have in common, so no way to compute the cross-attention can be faster or smaller.
 Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own. A pair
 that is not asked for keeps the figures that it had.
 """
