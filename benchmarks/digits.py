@@ -41,7 +41,7 @@ def arrays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images (n, 8, 8) in 0..1 and labels to train on, then those to test on: the recipe's split."""
     pairs = [
         (np.stack([np.array(image) for image in split["image"]]) / 255.0, np.array(split["label"]))
-        for split in stratified_split(digits()["train"], HELD_OUT, seed)
+        for split in stratified_split(digits(), HELD_OUT, seed)
     ]
     return (*pairs[0], *pairs[1])
 

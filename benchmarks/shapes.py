@@ -22,7 +22,7 @@ from transformers import AutoFeatureExtractor, AutoModelForSequenceClassificatio
 from benchmarks.measuring import RESULTS, machine, save
 from perceivers.command_arguments import find_recipe
 from perceivers.training.point_cloud_augmentation import PointAugmentation
-from perceivers.training.point_cloud_datasets import make_shapes
+from perceivers.training.point_cloud_datasets import SHAPES_SPLITS
 from perceivers.training.recipe import read_recipe
 
 matplotlib.use("Agg")
@@ -74,7 +74,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     if results.get("recipe") != recipe:
         results = {"runs": {}}
-    held_out = make_shapes()["validation"]
+    held_out = SHAPES_SPLITS["validation"]()
     clouds, labels = np.array(held_out["points"], dtype=np.float32), np.array(held_out["label"])
     names = held_out.features["label"].names
     for seed in arguments.seeds:

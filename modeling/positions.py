@@ -27,9 +27,19 @@ class GridPositions:
 
     Attributes:
         tables: one an axis, (B or 1, S_a, 1 + 2K): the coordinate in [-1, 1], then K sines, then K cosines.
+        sums: of a table's channels, one an axis, (B or 1, S_a).
+        square_sums: of their squares.
     """
 
     tables: tuple[torch.Tensor, ...]
+    sums: tuple[torch.Tensor, ...]
+    square_sums: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def of(cls, tables: Sequence[torch.Tensor]) -> "GridPositions":
+        """With the sums, which are made once wherever the tables are."""
+        sums = tuple(table.sum(-1) for table in tables)
+        return cls(tuple(tables), sums, tuple(table.square().sum(-1) for table in tables))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -116,13 +126,19 @@ def box_coordinates(size: int, first: torch.Tensor, last: torch.Tensor, dtype: t
 
 
 @lru_cache(maxsize=64)
-def _cached_table(
-    size: int, num_bands: int, max_resolution: float, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    # A table made under inference mode could never take part in training, and this one outlives the call.
+def _cached_grid(
+    sizes: tuple[int, ...],
+    num_bands: int,
+    max_resolutions: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> GridPositions:
+    # Tables made under inference mode could never take part in training, and these outlive the call.
     with torch.inference_mode(False), torch.no_grad():
-        coordinates = torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device)
-        return fourier_features(coordinates.unsqueeze(0), num_bands, max_resolution)
+        axes = [torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device).unsqueeze(0) for size in sizes]
+        return GridPositions.of(
+            [fourier_features(axis, num_bands, top) for axis, top in zip(axes, max_resolutions, strict=True)]
+        )
 
 
 def fourier_grid(
@@ -144,11 +160,10 @@ def fourier_grid(
             holds an example's inputs, as if the example had come without padding.
     """
     if mask is None:
-        # While a graph is traced, a cache would hand out, or keep, tensors that belong to another trace.
-        build = _cached_table.__wrapped__ if torch.compiler.is_compiling() else _cached_table
-        return GridPositions(
-            tuple(build(size, num_bands, top, dtype, device) for size, top in zip(sizes, max_resolutions, strict=True))
-        )
+        # A cache would hand out, or keep, tensors that belong to another trace or, in a dry run, have no data.
+        is_real = not torch.compiler.is_compiling() and type(torch.empty(0, device=device)) is torch.Tensor
+        build = _cached_grid if is_real else _cached_grid.__wrapped__
+        return build(sizes, num_bands, max_resolutions, dtype, device)
     tables = []
     for axis, top in enumerate(max_resolutions):
         others = [dim for dim in range(1, mask.dim()) if dim != axis + 1]
@@ -157,7 +172,7 @@ def fourier_grid(
         first = torch.where(valid, index, sizes[axis] - 1).amin(dim=1, keepdim=True)
         last = torch.where(valid, index, 0).amax(dim=1, keepdim=True)
         tables.append(fourier_features(box_coordinates(sizes[axis], first, last, dtype), num_bands, top))
-    return GridPositions(tuple(tables))
+    return GridPositions.of(tables)
 
 
 def fourier_points(coordinates: torch.Tensor, num_bands: int, max_resolutions: tuple[int, ...]) -> DensePositions:

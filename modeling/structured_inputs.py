@@ -18,7 +18,6 @@ Letters: B batch, H heads, N latents, M inputs, C channels of an input, d channe
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,15 +123,15 @@ class FactoredInputs(StructuredInputs):
         self.positions, self.mask = inputs.positions, inputs.mask
         self.content = at_least_float32(inputs.content)
         channels = self.content.shape[-1] + self.positions.num_channels
-        mean = self.sum_over_channels(lambda part: part) / channels
-        mean_square = self.sum_over_channels(torch.square) / channels
+        mean = self.over_channels(self.content, self.positions.sums) / channels
+        mean_square = self.over_channels(self.content.square(), self.positions.square_sums) / channels
         self.scale = (mean_square - mean.square() + config.layer_norm_eps).rsqrt()
 
-    def sum_over_channels(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """(B, M): the sum of `function` over the channels of every input, from one sum an axis."""
-        total = function(self.content).sum(-1).unflatten(1, self.positions.sizes)
-        for axis, table in enumerate(self.positions.tables):
-            total = total + self.positions.over_grid(axis, function(table).sum(-1))
+    def over_channels(self, content: torch.Tensor, sums: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """(B, M): the sum over the channels of every input, of the position's from one sum an axis."""
+        total = content.sum(-1).unflatten(1, self.positions.sizes)
+        for axis, of_axis in enumerate(sums):
+            total = total + self.positions.over_grid(axis, of_axis)
         return total.flatten(1)
 
     def attended(self, query: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import pipeline
 from perceivers.command_line import main
 from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.training import audio_datasets
+from perceivers.training.sounds import sounds
 from tests.models import tiny_audio_model, tiny_extractor
 from tests.test_audio_processing import broken_files
 
@@ -136,8 +138,9 @@ def test_predict_a_folder(trained, recordings, capsys):
 
 
 def test_mixtures_of_sounds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(audio_datasets, "NUM_TRAIN", 24)
-    monkeypatch.setattr(audio_datasets, "NUM_VALIDATION", 60)
+    few = {"train": partial(sounds, 24, seed=1, is_multi_label=True)}
+    few["validation"] = partial(sounds, 60, seed=0, is_multi_label=True)
+    monkeypatch.setitem(audio_datasets.AUDIO.built_in, "sound_mixtures", few)
     folder = tmp_path / "out"
     words = ["train", "sounds-mel", "--dataset_name", "sound_mixtures", "--output_dir", str(folder)]
     words += ["--num_train_epochs", "1", "--disable_tqdm", "true", "--config", "num_frames=8", "num_latents=4"]

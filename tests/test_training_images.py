@@ -26,18 +26,18 @@ def saved(tmp_path, labels, label_type, image_column="picture", label_column="ki
 
 
 def test_digits():
-    dataset = digits()["train"]
+    dataset = digits()
     assert len(dataset) == 1797
     assert np.array(dataset[0]["image"]).max() == 255 * 15 // 16  # 15 of 16 in scikit-learn's
     assert dataset[0]["image"].size == (8, 8)
 
 
 def test_split_is_stratified_and_depends_on_its_seed():
-    rest, held_out = stratified_split(digits()["train"], 0.2, seed=0)
+    rest, held_out = stratified_split(digits(), 0.2, seed=0)
     assert (len(rest), len(held_out)) == (1437, 360)
     counts = np.bincount(held_out["label"])
     assert (counts.min(), counts.max()) == (35, 37)
-    again, other = (stratified_split(digits()["train"], 0.2, seed)[1] for seed in (0, 1))
+    again, other = (stratified_split(digits(), 0.2, seed)[1] for seed in (0, 1))
     assert again["label"] == held_out["label"]
     assert other["label"] != held_out["label"]
 

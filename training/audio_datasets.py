@@ -4,10 +4,11 @@ Recordings stay as they are in the file until the feature extractor reads them, 
 torchcodec and FFmpeg even for WAV.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from datasets import Audio, DatasetDict
+from datasets import Audio, Dataset, DatasetDict
 
 from .labelled_datasets import InputKind
 from .sounds import sounds
@@ -20,12 +21,10 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-def made_sounds(is_multi_label: bool) -> DatasetDict:
+def sounds_splits(is_multi_label: bool) -> dict[str, Callable[[], Dataset]]:
     """The embedded data set: one sound a clip, or mixtures. What is held out is made from another seed."""
-    return DatasetDict(
-        train=sounds(NUM_TRAIN, seed=1, is_multi_label=is_multi_label),
-        validation=sounds(NUM_VALIDATION, seed=0, is_multi_label=is_multi_label),
-    )
+    make = partial(sounds, is_multi_label=is_multi_label)
+    return {"train": partial(make, NUM_TRAIN, seed=1), "validation": partial(make, NUM_VALIDATION, seed=0)}
 
 
 def is_audio(feature: Any) -> bool:
@@ -47,8 +46,8 @@ AUDIO = InputKind(
     holds=is_audio,
     read=lambda path: {"bytes": None, "path": path},
     built_in={
-        SOUNDS: partial(made_sounds, is_multi_label=False),
-        MIXTURES: partial(made_sounds, is_multi_label=True),
+        SOUNDS: sounds_splits(is_multi_label=False),
+        MIXTURES: sounds_splits(is_multi_label=True),
     },
     prepare=undecoded,
 )

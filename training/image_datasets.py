@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image
 from PIL.Image import Image as PilImage
 from sklearn.datasets import load_digits
 
@@ -15,12 +15,12 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def digits() -> DatasetDict:
+def digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 gray images of 8 x 8 pixels, its 17 levels as 0..255."""
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(n) for n in bunch.target_names])})
-    return DatasetDict(train=Dataset.from_dict({"image": list(images), "label": bunch.target}, features=features))
+    return Dataset.from_dict({"image": list(images), "label": bunch.target}, features=features)
 
 
 def read_image(path: str) -> PilImage:
@@ -36,5 +36,5 @@ IMAGES = InputKind(
     suffixes=IMAGE_SUFFIXES,
     holds=lambda feature: isinstance(feature, Image),
     read=read_image,
-    built_in={DIGITS: digits},
+    built_in={DIGITS: {"train": digits}},
 )

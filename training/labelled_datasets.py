@@ -27,7 +27,8 @@ class InputKind:
         suffixes: of the files that a folder is searched for, lower case.
         holds: whether a column of a data set, by its type, can be one of inputs.
         read: a file's path -> an input, as a data set's column gives it.
-        built_in: the data sets that come with the package, by name: a split `train`, and `validation` if fixed.
+        built_in: the data sets that come with the package, by name: what makes the split `train`, and `validation`
+            if fixed.
         prepare: brings the column of a data set that was loaded to what `read` returns.
     """
 
@@ -37,7 +38,7 @@ class InputKind:
     suffixes: frozenset[str]
     holds: Callable[[Any], bool]
     read: Callable[[str], Any]
-    built_in: Mapping[str, Callable[[], DatasetDict]]
+    built_in: Mapping[str, Mapping[str, Callable[[], Dataset]]]
     prepare: Callable[[DatasetDict], DatasetDict] = lambda splits: splits
 
 
@@ -148,8 +149,9 @@ def load_examples(
         splits = _load_folders(kind, arguments, check, unreadable)
         source = f"folder {arguments.train_dir or arguments.validation_dir}"
     elif (name := str(arguments.dataset_name)) in kind.built_in:
-        splits, source = kind.built_in[name](), f"the built-in data set {name}"
-        splits = _label(_rename(kind, splits, arguments))
+        makers, source = kind.built_in[name], f"the built-in data set {name}"
+        wanted = makers if is_training or "validation" not in makers else ["validation"]
+        splits = _label(_rename(kind, DatasetDict({split: makers[split]() for split in wanted}), arguments))
     else:
         splits, source = _label(_rename(kind, _load_named(arguments, is_training), arguments)), name
     label_names = _class_label(splits["validation" if "validation" in splits else "train"]).names

@@ -1,8 +1,9 @@
 """Point clouds: how files and columns of them are told and read."""
 
+from functools import partial
 from typing import Any
 
-from datasets import Array2D, DatasetDict, Value
+from datasets import Array2D, Value
 
 from .labelled_datasets import InputKind
 from .shapes import SHAPES, shapes
@@ -20,9 +21,11 @@ def holds_points(feature: Any) -> bool:
     return isinstance(number, Value) and number.dtype.startswith(("float", "double", "int", "uint"))
 
 
-def make_shapes() -> DatasetDict:
-    """The twelve solids: 3,000 clouds to train on, 720 others to evaluate on."""
-    return DatasetDict(train=shapes(clouds_per_class=250, seed=0), validation=shapes(clouds_per_class=60, seed=1))
+# The twelve solids: 3,000 clouds to train on, 720 others to evaluate on.
+SHAPES_SPLITS = {
+    "train": partial(shapes, clouds_per_class=250, seed=0),
+    "validation": partial(shapes, clouds_per_class=60, seed=1),
+}
 
 
 POINT_CLOUDS = InputKind(
@@ -32,5 +35,5 @@ POINT_CLOUDS = InputKind(
     suffixes=POINT_CLOUD_SUFFIXES,
     holds=holds_points,
     read=str,
-    built_in={SHAPES: make_shapes},
+    built_in={SHAPES: SHAPES_SPLITS},
 )
