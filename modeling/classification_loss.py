@@ -32,8 +32,8 @@ def classification_loss(
         num_items_in_batch: what the Trainer counts: labels in all the batches of an optimiser step.
 
     Raises:
-        ValueError: if a label lies outside [0, num_labels) or labels and logits do not match in shape. Labels on an
-            accelerator are not looked at, as that would wait for it.
+        ValueError: if a label lies outside [0, num_labels), which only the CPU tells, or labels and logits do not
+            match in shape.
     """
     if config.problem_type is None:
         config.problem_type = _infer_problem_type(labels, logits.shape[-1])
@@ -41,10 +41,13 @@ def classification_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     reduction = "mean" if num_items_in_batch is None else "sum"
     if config.problem_type == "single_label_classification":
-        labels = labels.view(-1)
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_range(labels, logits.shape[-1])
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+        try:
+            loss = F.cross_entropy(logits, labels.view(-1), ignore_index=IGNORED_LABEL, reduction=reduction)
+        except IndexError as error:
+            num_labels = logits.shape[-1]
+            raise ValueError(
+                f"Labels must be in [0, {num_labels - 1}], as the model has num_labels={num_labels}: {error}"
+            ) from error
     else:
         if labels.numel() != logits.numel():
             raise ValueError(
@@ -63,12 +66,3 @@ def _infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-
-
-def _check_range(labels: torch.Tensor, num_labels: int) -> None:
-    outside = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels))]
-    if outside.numel():
-        raise ValueError(
-            f"Got label {outside[0].item()}, but the model has num_labels={num_labels}: labels must be in "
-            f"[0, {num_labels - 1}]."
-        )

@@ -28,7 +28,7 @@ from .classification_loss import classification_loss
 from .configuration_iterative_perceiver import IterativePerceiverConfig
 from .positions import DensePositions, GridPositions
 from .safetensors_only import SafetensorsPreTrainedModel
-from .structured_inputs import AbsorbedInputs, FactoredInputs, StructuredInputs
+from .structured_inputs import AbsorbedInputs, FactoredInputs, InputsNorm, StructuredInputs
 
 # The standard deviation of a standard normal distribution that is cut at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
@@ -134,7 +134,7 @@ class PerceiverCrossAttention(nn.Module):
         self.num_heads = num_heads
         self.scaling = (qk_channels // num_heads) ** -0.5
         self.is_causal = False
-        self.inputs_norm = nn.LayerNorm(input_channels, eps=config.layer_norm_eps)
+        self.inputs_norm = InputsNorm(input_channels, eps=config.layer_norm_eps)
         self.q_proj = nn.Linear(config.d_latents, qk_channels)
         self.k_proj = nn.Linear(input_channels, qk_channels)
         self.v_proj = nn.Linear(input_channels, v_channels)
@@ -335,7 +335,7 @@ class PerceiverEncoder(nn.Module):
     def cheapest_implementation(self, inputs: PerceiverInputs) -> str:
         """By the measured times, see docs/cross_attention.md."""
         norms = [attend.attention.inputs_norm for attend in self.cross_attends]  # type: ignore[union-attr]
-        if not all(type(norm) is nn.LayerNorm for norm in norms):
+        if not all(type(norm) is InputsNorm for norm in norms):
             return "dense"  # somebody replaced a norm, and only dense calls it
         inputs_a_channel = inputs.content.shape[1] / self.config.input_channels
         if isinstance(inputs.positions, GridPositions):

@@ -6,11 +6,15 @@ that stand anywhere have that array from the start.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+
+# Hub code may be imported next to the installed package: every copy of this module registers an operator of its own.
+NAMESPACE = re.sub(r"\W", "_", __name__)
 
 
 def join_axes(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -125,6 +129,18 @@ def box_coordinates(size: int, first: torch.Tensor, last: torch.Tensor, dtype: t
     return torch.where(nearer_first, (index - first) * step - 1.0, 1.0 - (last - index) * step)
 
 
+@torch.library.custom_op(f"{NAMESPACE}::even_coordinates", mutates_args=())
+def even_coordinates(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(1, size): evenly from -1 to 1, both included. An operator, because in a traced graph `torch.linspace` itself is
+    bound to one size."""
+    return torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device).unsqueeze(0)
+
+
+@even_coordinates.register_fake
+def _(size, dtype, device):
+    return torch.empty(1, size, dtype=dtype, device=device)
+
+
 @lru_cache(maxsize=64)
 def _cached_grid(
     sizes: tuple[int, ...],
@@ -135,7 +151,7 @@ def _cached_grid(
 ) -> GridPositions:
     # Tables made under inference mode could never take part in training, and these outlive the call.
     with torch.inference_mode(False), torch.no_grad():
-        axes = [torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device).unsqueeze(0) for size in sizes]
+        axes = [even_coordinates(size, dtype, device) for size in sizes]
         return GridPositions.of(
             [fourier_features(axis, num_bands, top) for axis, top in zip(axes, max_resolutions, strict=True)]
         )

@@ -36,13 +36,28 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def affine_map(projection: nn.Module, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (C, out) and bias (out) of a projection of C channels, at least float32.
+class InputsNorm(nn.LayerNorm):
+    """The layer norm of the inputs, (B, M, C) -> (B, M, C); without inputs, its scale and offset (C).
+
+    These are had by a call, and not read, so that weights that come only for a call take part: offloaded ones, and
+    shards. They are copies, as such weights leave again after the call.
+    """
+
+    def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if inputs is None:
+            return self.weight.clone(), self.bias.clone()
+        return super().forward(inputs)
+
+
+def affine_map(projection: nn.Module, norm_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (C, out) and bias (out) of a projection of the C channels of a norm, at least float32.
 
     The projection is called, on a basis and on zero, and not read, so that adapters and quantised weights take part.
     """
-    channels, dtype = norm.weight.shape[0], norm.weight.dtype
-    basis = torch.eye(channels + 1, channels, dtype=dtype, device=norm.weight.device)
+    weight = getattr(projection, "weight", norm_weight)
+    dtype = weight.dtype if weight.is_floating_point() else norm_weight.dtype
+    channels = norm_weight.shape[0]
+    basis = torch.eye(channels + 1, channels, dtype=dtype, device=norm_weight.device)
     # Beside a large power of two, the bias takes no bit of a half-precision weight away.
     large = 2.0 ** int(math.log2(torch.finfo(dtype).max) / 2)
     images = at_least_float32(projection(basis * large))
@@ -62,11 +77,11 @@ class StructuredInputs(ABC):
 
     def project(self, attention: "PerceiverCrossAttention") -> tuple[torch.Tensor, ...]:
         """What makes u of a query (H, d, C), and a value of v: weight (H, C, d_v) and bias (H, 1, d_v)."""
-        norm, heads = attention.inputs_norm, attention.num_heads
-        with torch.autocast(norm.weight.device.type, enabled=False):
-            gamma, beta = at_least_float32(norm.weight), at_least_float32(norm.bias)
-            key_weight, _ = affine_map(attention.k_proj, norm)
-            value_weight, value_bias = affine_map(attention.v_proj, norm)
+        heads, (norm_weight, norm_bias) = attention.num_heads, attention.inputs_norm()
+        with torch.autocast(norm_weight.device.type, enabled=False):
+            gamma, beta = at_least_float32(norm_weight), at_least_float32(norm_bias)
+            key_weight, _ = affine_map(attention.k_proj, norm_weight)
+            value_weight, value_bias = affine_map(attention.v_proj, norm_weight)
             key_weight = (key_weight * gamma[:, None] * attention.scaling).unflatten(1, (heads, -1))
             value_bias = (beta @ value_weight + value_bias).unflatten(0, (heads, 1, -1))
             value_weight = (value_weight * gamma[:, None]).unflatten(1, (heads, -1))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from accelerate import disk_offload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -254,6 +255,34 @@ class TestChoice:
         attention = model.perceiver.encoder.cross_attends[0].attention
         attention.inputs_norm = nn.Sequential(attention.inputs_norm)
         assert self.read(model, model.perceiver.inputs(torch.randn(1, 3, 32, 32), None)) == "DenseInputs"
+
+    @pytest.mark.parametrize("implementation", ["auto", "dense", *FAST])
+    def test_weights_that_come_for_a_call(self, tmp_path, implementation):
+        """Offloaded weights are on the disk until a module is called, and leave again."""
+        model = tiny_image_model(cross_attention_implementation=implementation)
+        pixels = torch.randn(2, 3, 32, 36)
+        with torch.no_grad():
+            expected = model(pixels).logits
+            disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+            torch.testing.assert_close(model(pixels).logits, expected)
+        assert model.perceiver.encoder.cross_attends[0].attention.inputs_norm.weight.is_meta
+
+    @pytest.mark.parametrize("implementation", FAST)
+    def test_norms_may_stay_in_float32(self, implementation):
+        """In a bfloat16 model, as some trainers have it, under autocast."""
+        pixels, logits = torch.randn(2, 3, 32, 36), {}
+        for name in ("dense", implementation):
+            model = tiny_image_model(cross_attention_implementation=name).to(torch.bfloat16).train()
+            for module in model.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.float()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                output = model(pixels, labels=torch.tensor([0, 1]))
+            output.loss.backward()
+            assert all(p.grad.isfinite().all() for p in model.parameters())
+            logits[name] = output.logits.float()
+        error = (logits[implementation] - logits["dense"]).norm() / logits["dense"].norm()
+        assert error < 0.05
 
     @pytest.mark.parametrize("implementation", FAST)
     def test_what_cannot_be_had_is_said(self, implementation):

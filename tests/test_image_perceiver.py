@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.export import Dim
+from torch.func import functional_call, grad, vmap
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PerceiverConfig
 from transformers.models.perceiver.modeling_perceiver import PerceiverImagePreprocessor, PerceiverModel
 
@@ -304,6 +307,24 @@ class TestTransformersHabits:
         compiled(pixels, labels=torch.tensor([0, 1])).loss.backward()
         assert all(p.grad is not None for p in model.parameters())
 
+    def test_one_graph_serves_any_size(self):
+        model = tiny_image_model(num_self_attends_per_block=1)
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend=counter)
+        for height, width in [(32, 36), (40, 48), (33, 61), (57, 34)]:
+            pixels = torch.randn(2, 3, height, width)
+            torch.testing.assert_close(logits(compiled, pixels), logits(model, pixels))
+        assert counter.frame_count <= 2  # the second size tells that sizes vary, if an earlier run did not
+
+    def test_exports_for_any_size(self):
+        model = tiny_image_model(num_self_attends_per_block=1)
+        sizes = {0: Dim("batch", max=16), 2: Dim("height", min=32, max=512), 3: Dim("width", min=32, max=512)}
+        exported = torch.export.export(
+            model, (torch.randn(2, 3, 40, 36),), dynamic_shapes={"pixel_values": sizes}, strict=False
+        ).module()
+        pixels = torch.randn(3, 3, 50, 64)
+        torch.testing.assert_close(logits(exported, pixels), logits(model, pixels))
+
     def test_gradient_checkpointing_gives_the_same_gradients(self, pixels):
         gradients = []
         for checkpointing in (False, True):
@@ -402,7 +423,7 @@ class TestErrors:
 
     def test_labels(self, pixels):
         model = tiny_image_model()
-        with pytest.raises(ValueError, match=r"Got label 10, but the model has num_labels=10"):
+        with pytest.raises(ValueError, match=r"Labels must be in \[0, 9\], .* num_labels=10: .*10"):
             model(pixels, labels=torch.tensor([1, 10]))
         many = tiny_image_model(problem_type="multi_label_classification")
         with pytest.raises(ValueError, match=r"logits' shape \(2, 10\), got \(2,\)"):
@@ -425,6 +446,22 @@ class TestLoss:
         for part in (slice(0, 3), slice(3, 5)):
             model(pixels[part], labels=labels[part], num_items_in_batch=labels.numel()).loss.backward()
         torch.testing.assert_close({n: p.grad for n, p in model.named_parameters()}, whole, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch's fused attention under vmap
+    @pytest.mark.parametrize("implementation", ["dense", "absorbed", "factored"])
+    def test_gradients_of_single_examples(self, pixels, implementation):
+        """`torch.func` gives the gradients of every example, whose mean is that of the batch."""
+        model = tiny_image_model(cross_attention_implementation=implementation)
+        labels = torch.tensor([3, 4])
+
+        def loss(parameters, image, label):
+            return functional_call(model, parameters, (image[None],), {"labels": label[None]}).loss
+
+        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, pixels, labels)
+        model(pixels, labels=labels).loss.backward()
+        means = {name: gradient.mean(0) for name, gradient in gradients.items()}
+        torch.testing.assert_close(means, {n: p.grad for n, p in model.named_parameters()}, atol=1e-4, rtol=1e-4)
 
     def test_integer_labels_for_many_labels(self, pixels):
         model = tiny_image_model(problem_type="multi_label_classification")
