@@ -43,10 +43,10 @@ class InputsNorm(nn.LayerNorm):
     shards. They are copies, as such weights leave again after the call.
     """
 
-    def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        if inputs is None:
+    def forward(self, input: torch.Tensor | None = None) -> Any:
+        if input is None:
             return self.weight.clone(), self.bias.clone()
-        return super().forward(inputs)
+        return super().forward(input)
 
 
 def affine_map(projection: nn.Module, norm_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
