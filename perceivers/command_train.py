@@ -173,7 +173,11 @@ def find_checkpoint(training: ClassificationTrainingArguments) -> str | None:
 def make_trainer(
     arguments: argparse.Namespace, model: PreTrainedModel, processor: Any, examples: LabelledExamples
 ) -> ClassificationTrainer:
-    """Puts augmentation, processor and data sets into a Trainer."""
+    """Puts augmentation, processor and data sets into a Trainer.
+
+    Raises:
+        UserError: if the Trainer refuses what it was told.
+    """
     task: Task = arguments.task
     data: DataArguments = arguments.data
     problem = PROBLEM_TYPES[examples.problem_type]
@@ -182,18 +186,21 @@ def make_trainer(
     process = task.training_process(processor, arguments.augmentation, model.config)
     examples.train.set_transform(LabelledProcess(task.kind.column, process, num_hot))
     examples.validation.set_transform(LabelledProcess(task.kind.column, task.evaluation_process(processor), num_hot))
-    return ClassificationTrainer(
-        model=model,
-        args=arguments.training,
-        processing_class=processor,
-        train_dataset=list(examples.train) if data.cache_inputs and not process.is_random else examples.train,
-        eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
-        problem=problem,
-        augment_batch=task.batch_augmentation(
-            processor, arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
-        ),
-        weights=class_weights(examples.train.with_format(None)["label"][:], num_labels) if is_balanced else None,
-    )
+    try:
+        return ClassificationTrainer(
+            model=model,
+            args=arguments.training,
+            processing_class=processor,
+            train_dataset=list(examples.train) if data.cache_inputs and not process.is_random else examples.train,
+            eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
+            problem=problem,
+            augment_batch=task.batch_augmentation(
+                processor, arguments.augmentation, arguments.training.per_device_train_batch_size, num_labels
+            ),
+            weights=class_weights(examples.train.with_format(None)["label"][:], num_labels) if is_balanced else None,
+        )
+    except RuntimeError as error:  # the Trainer's word for a program of `--report_to` that is not installed
+        raise UserError(str(error)) from error
 
 
 def train(trainer: ClassificationTrainer, checkpoint: str | None) -> dict[str, float]:

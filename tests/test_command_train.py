@@ -219,6 +219,7 @@ def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
         (["digits", "--label_column_name", "digit"], 1, "no label column 'digit'"),
         (["digits", "--resume_from_checkpoint", "last"], 1, "no checkpoint"),
         (["digits", "--num_train_epochs", "many"], 2, "invalid float value"),
+        (["digits", "--report_to", "comet_ml"], 1, "requires comet-ml"),
         (["mnist"], 2, "no recipe 'mnist'"),
     ],
 )
