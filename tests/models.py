@@ -58,7 +58,15 @@ def tiny_point_cloud_model(seed: int = 0, **changes) -> PointCloudPerceiverForPo
     return randomize(model, seed).eval()
 
 
-def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
-    """Under the name that the installed transformers has for it."""
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable()
+def assert_checkpointing_keeps_the_gradients(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    """The gradients of a training step with and without gradient checkpointing are the same."""
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            # Under the name that the installed transformers has for it.
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        model.train().zero_grad()
+        model(**inputs).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
