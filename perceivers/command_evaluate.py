@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         task.kind.column,
         examples.label_names,
         arguments.batch_size,
+        task.parts(processor),
     )
     results = {"model": arguments.model, "data": examples.source, "unreadable": examples.unreadable, **results}
     if arguments.output_file:

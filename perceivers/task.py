@@ -80,6 +80,11 @@ class Task(ABC):
     def evaluation_process(self, processor: Any) -> Process:
         """Makes what the model takes of inputs to evaluate on."""
 
+    def parts(self, processor: Any) -> Callable[[Any], list]:
+        """Makes, of an input to evaluate on, the parts that the model sees one by one: the input itself, where the
+        model sees all of it."""
+        return lambda value: [value]
+
     @abstractmethod
     def batch_augmentation(
         self, processor: Any, augmentation: Any, batch_size: int, num_labels: int

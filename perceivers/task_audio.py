@@ -1,6 +1,7 @@
 """Audio classification, as the commands see it."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ class AudioClassification(Task):
 
     def evaluation_process(self, processor: Any) -> AudioProcess:
         return AudioProcess(processor)
+
+    def parts(self, processor: Any) -> Callable[[Any], list]:
+        """The overlapping clips of a recording, as the pipeline takes them."""
+        if self.pipeline_class(processor) is None:
+            return super().parts(processor)
+        rate = processor.sampling_rate
+        return lambda value: [{"array": clip, "sampling_rate": rate} for clip in processor.overlapping_clips(value)]
 
     def batch_augmentation(
         self, processor: Any, augmentation: Any, batch_size: int, num_labels: int

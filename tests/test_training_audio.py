@@ -6,14 +6,17 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+from perceivers.tasks import TASKS
 from perceivers.training.audio_arguments import AudioAugmentationArguments, AudioDataArguments
 from perceivers.training.audio_augmentation import AudioProcess, RandomWaveform, SpecAugment, make_augmentation
 from perceivers.training.audio_datasets import AUDIO
+from perceivers.training.evaluation import evaluate_model
 from perceivers.training.labelled_datasets import class_weights, load_examples
 from perceivers.training.multilabel_metrics import d_prime, ranking_report, ranking_scores
-from perceivers.training.problem_types import MultiLabelClassification
+from perceivers.training.problem_types import PROBLEM_TYPES, MultiLabelClassification
 from perceivers.training.sounds import KINDS, NUM_SAMPLES, SAMPLING_RATE, make_clip, sounds
-from tests.models import tiny_extractor
+from tests.models import tiny_audio_model, tiny_extractor
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("torchaudio")
@@ -184,3 +187,31 @@ class TestMetrics:
     def test_labels_are_not_smoothed(self):
         with pytest.raises(ValueError, match=r"for one label an input, got 0\.1"):
             MultiLabelClassification().loss(0.1, has_mixed_labels=False)
+
+
+class TestEvaluation:
+    def test_of_long_recordings_is_by_what_the_pipeline_says(self):
+        """The mean over overlapping clips, where the first clip alone says something else."""
+        model, extractor = tiny_audio_model("waveform"), tiny_extractor("waveform", do_normalize=False)
+        random = np.random.default_rng(0)
+        recordings = [
+            {"array": random.uniform(-1, 1, random.integers(100, 3000)), "sampling_rate": 8000} for _ in range(20)
+        ]
+        classify = RecordingClassificationPipeline(model=model, feature_extractor=extractor)
+        answers = [prediction[0]["label"] for prediction in classify([dict(r) for r in recordings], top_k=1)]
+        names = list(model.config.label2id)
+        dataset = datasets.Dataset.from_dict({"audio": recordings, "label": [names.index(name) for name in answers]})
+        task, problem = TASKS["audio-classification"], PROBLEM_TYPES["single_label_classification"]
+        assert len({len(task.parts(extractor)(recording)) for recording in recordings}) > 3
+        accuracies = [
+            evaluate_model(model, task.evaluation_process(extractor), problem, dataset, "audio", names, 3, parts)
+            for parts in (task.parts(extractor), lambda value: [value])
+        ]
+        assert accuracies[0]["accuracy"] == 1 > accuracies[1]["accuracy"]
+
+    def test_averages_are_logits_of_mean_scores(self):
+        logits = 9 * torch.randn(5, 7, dtype=torch.float64)
+        for name, scores in (("single", lambda x: x.softmax(-1)), ("multi", torch.sigmoid)):
+            problem = PROBLEM_TYPES[f"{name}_label_classification"]
+            torch.testing.assert_close(scores(problem.average(logits)), scores(logits).mean(0))
+            assert torch.equal(problem.average(logits[:1]).argsort(), logits[0].argsort())

@@ -1,6 +1,8 @@
 """A trained model on labelled inputs, without the Trainer."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,16 +33,25 @@ def _reduced_logits(
     model: PreTrainedModel,
     process: Callable[[list], Mapping[str, torch.Tensor]],
     problem: ProblemType,
-    inputs: list,
+    inputs: Iterable,
+    parts: Callable[[Any], list],
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
     dtype = getattr(model, "input_dtype", model.dtype)
-    for start in range(0, len(inputs), batch_size):
-        batch = process(inputs[start : start + batch_size])
-        moved = {
-            name: value.to(model.device, dtype if value.is_floating_point() else None) for name, value in batch.items()
-        }
-        yield problem.reduce(model(**moved).logits).cpu()
+    numbered = ((number, part) for number, value in enumerate(inputs) for part in parts(value))
+
+    def numbered_logits() -> Iterator[tuple[int, torch.Tensor]]:
+        while batch := list(islice(numbered, batch_size)):
+            numbers, together = zip(*batch, strict=True)
+            moved = {
+                name: value.to(model.device, dtype if value.is_floating_point() else None)
+                for name, value in process(list(together)).items()
+            }
+            yield from zip(numbers, model(**moved).logits.float().cpu(), strict=True)
+
+    for _, of_input in groupby(numbered_logits(), key=itemgetter(0)):
+        logits = torch.stack([row for _, row in of_input])
+        yield problem.reduce(problem.average(logits).unsqueeze(0))
 
 
 def evaluate_model(
@@ -51,6 +62,7 @@ def evaluate_model(
     column: str,
     label_names: list[str],
     batch_size: int = 64,
+    parts: Callable[[Any], list] = lambda value: [value],
 ) -> dict[str, Any]:
     """The metrics of the problem, the report of every class, and the number of examples.
 
@@ -58,6 +70,8 @@ def evaluate_model(
         process: a list of inputs -> what the model takes.
         dataset: with the inputs in `column`, and `label`.
         label_names: of the data set, by label.
+        batch_size: what the model sees at once.
+        parts: an input -> the parts of it that the model sees; the mean of their scores is the input's.
 
     Raises:
         ValueError: if a class of the data set is none of the model's.
@@ -66,7 +80,7 @@ def evaluate_model(
     id2label: dict[int, str] = config.id2label
     positions = model_positions(label_names, id2label)
     references = problem.match_labels(list(dataset["label"]), positions, len(id2label))
-    reduced = _reduced_logits(model.eval(), process, problem, dataset[column], batch_size)
+    reduced = _reduced_logits(model.eval(), process, problem, dataset[column], parts, batch_size)
     predictions = torch.cat(list(reduced)).numpy()
     return {
         "examples": len(dataset),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import logsigmoid
 
 from .labelled_datasets import multi_hot
 from .loss import SmoothedCrossEntropy
@@ -48,6 +49,10 @@ class ProblemType(ABC):
         """
 
     @abstractmethod
+    def average(self, logits: torch.Tensor) -> torch.Tensor:
+        """(parts, num_labels) of the parts of one input -> (num_labels,), the logits of the mean of their scores."""
+
+    @abstractmethod
     def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """(B, num_labels) -> (B, ...), all that the metrics need, so all that is kept in memory. The Trainer's
         `preprocess_logits_for_metrics`, which gets the labels as well."""
@@ -82,6 +87,9 @@ class SingleLabelClassification(ProblemType):
 
     def loss(self, label_smoothing: float, has_mixed_labels: bool) -> Callable | None:
         return SmoothedCrossEntropy(label_smoothing) if label_smoothing or has_mixed_labels else None
+
+    def average(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(dim=1).logsumexp(dim=0)
 
     def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         return most_probable(logits)
@@ -126,6 +134,10 @@ class MultiLabelClassification(ProblemType):
         if label_smoothing:
             raise ValueError(f"`--label_smoothing_factor` is for one label an input, got {label_smoothing}.")
         return None
+
+    def average(self, logits: torch.Tensor) -> torch.Tensor:
+        present, absent = (logsigmoid(sign * logits).logsumexp(dim=0) for sign in (1, -1))
+        return present - absent
 
     def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         return logits.float()
