@@ -28,11 +28,16 @@ def mebibytes(number: int | None) -> str:
 
 def digits() -> list[str]:
     """Accuracy on the held-out fifth, of the seeds that were run."""
+    by_name = read("digits")["runs"].items()
+    return accuracies({NAMES[name]: [run["accuracy"] for run in runs.values()] for name, runs in by_name})
+
+
+def accuracies(of_seeds: dict[str, list[float]]) -> list[str]:
+    """A row for each list of accuracies."""
     lines = [row("", "seeds", "mean accuracy", "least", "greatest"), "|---|---|---|---|---|"]
-    for name, runs in read("digits")["runs"].items():
-        accuracies = [100 * run["accuracy"] for run in runs.values()]
-        mean = f"{statistics.mean(accuracies):.2f} %"
-        lines.append(row(NAMES[name], len(runs), mean, f"{min(accuracies):.2f} %", f"{max(accuracies):.2f} %"))
+    for name, values in of_seeds.items():
+        figures = [f"{100 * figure:.2f} %" for figure in (statistics.mean(values), min(values), max(values))]
+        lines.append(row(name, len(values), *figures))
     return lines
 
 
@@ -100,12 +105,8 @@ def point_clouds() -> list[str]:
 def shapes() -> list[str]:
     """Accuracy on the held-out shapes, of the seeds that were run."""
     runs = read("shapes")["runs"].values()
-    lines = [row("", "seeds", "mean accuracy", "least", "greatest"), "|---|---|---|---|---|"]
-    for name, key in (("as they are", "accuracy"), ("turned about the vertical axis", "accuracy_turned")):
-        accuracies = [100 * run[key] for run in runs]
-        mean = f"{statistics.mean(accuracies):.2f} %"
-        lines.append(row(name, len(accuracies), mean, f"{min(accuracies):.2f} %", f"{max(accuracies):.2f} %"))
-    return lines
+    keys = {"as they are": "accuracy", "turned about the vertical axis": "accuracy_turned"}
+    return accuracies({name: [run[key] for run in runs] for name, key in keys.items()})
 
 
 def machine_of(name: str) -> str:

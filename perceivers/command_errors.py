@@ -1,7 +1,5 @@
 """What the command line can be told wrongly, and the line that it answers with."""
 
-import re
-
 
 class UserError(ValueError):
     """Something that the user can put right; shown as one line, exit code 1."""
@@ -15,7 +13,7 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The error's message without line breaks, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -26,7 +24,5 @@ def core_message(error: BaseException) -> str:
 
     while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         error = error.__cause__
-    message = str(error) or type(error).__name__
-    if isinstance(error, KeyError):
-        message = f"missing key {message}"
-    return re.sub(r"\s+", " ", message).strip()
+    message = one_line(error)
+    return f"missing key {message}" if isinstance(error, KeyError) else message

@@ -9,7 +9,7 @@ from transformers import Pipeline, PreTrainedConfig, PreTrainedModel
 
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.training.arguments import DataArguments
-from perceivers.training.labelled_datasets import InputKind
+from perceivers.training.labelled_datasets import InputKind, undivided
 
 
 class Process(Protocol):
@@ -83,7 +83,7 @@ class Task(ABC):
     def parts(self, processor: Any) -> Callable[[Any], list]:
         """Makes, of an input to evaluate on, the parts that the model sees one by one: the input itself, where the
         model sees all of it."""
-        return lambda value: [value]
+        return undivided
 
     @abstractmethod
     def batch_augmentation(

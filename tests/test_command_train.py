@@ -19,13 +19,7 @@ QUICK = ["--max_train_samples", "48", "--max_eval_samples", "24", "--num_train_e
 QUICK += ["--per_device_train_batch_size", "32"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads wait for each other on a busy machine, for work that one does at once."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_folder(root, classes=("dark", "light"), images=6, size=(12, 10)):

@@ -12,7 +12,7 @@ from perceivers.training.audio_arguments import AudioAugmentationArguments, Audi
 from perceivers.training.audio_augmentation import AudioProcess, RandomWaveform, SpecAugment, make_augmentation
 from perceivers.training.audio_datasets import AUDIO
 from perceivers.training.evaluation import evaluate_model
-from perceivers.training.labelled_datasets import class_weights, load_examples
+from perceivers.training.labelled_datasets import class_weights, load_examples, undivided
 from perceivers.training.multilabel_metrics import d_prime, ranking_report, ranking_scores
 from perceivers.training.problem_types import PROBLEM_TYPES, MultiLabelClassification
 from perceivers.training.sounds import KINDS, NUM_SAMPLES, SAMPLING_RATE, make_clip, sounds
@@ -205,7 +205,7 @@ class TestEvaluation:
         assert len({len(task.parts(extractor)(recording)) for recording in recordings}) > 3
         accuracies = [
             evaluate_model(model, task.evaluation_process(extractor), problem, dataset, "audio", names, 3, parts)
-            for parts in (task.parts(extractor), lambda value: [value])
+            for parts in (task.parts(extractor), undivided)
         ]
         assert accuracies[0]["accuracy"] == 1 > accuracies[1]["accuracy"]
 

@@ -33,13 +33,7 @@ SMALL = {"train": 3, "validation": 2}  # clouds of each shape
 QUICK = ["--num_train_epochs", "1", "--disable_tqdm", "true", "--report_to", "none", "--use_cpu"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads wait for each other on a busy machine, for work that one does at once."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def as_they_are(points, mask):

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from .labelled_datasets import undivided
 from .problem_types import ProblemType
 
 
@@ -62,7 +63,7 @@ def evaluate_model(
     column: str,
     label_names: list[str],
     batch_size: int = 64,
-    parts: Callable[[Any], list] = lambda value: [value],
+    parts: Callable[[Any], list] = undivided,
 ) -> dict[str, Any]:
     """The metrics of the problem, the report of every class, and the number of examples.
 

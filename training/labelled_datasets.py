@@ -86,6 +86,11 @@ class LabelledProcess:
         return {**self.process(examples[self.column]), "labels": labels}
 
 
+def undivided(value: Any) -> list:
+    """The parts of an input that the model sees all of."""
+    return [value]
+
+
 def multi_hot(labels: list[list[int]], num_labels: int) -> np.ndarray:
     """Lists of classes -> (inputs, num_labels) zeros and ones, float32 as the loss takes them."""
     rows = np.zeros((len(labels), num_labels), np.float32)
