@@ -269,8 +269,12 @@ class DenseAttention:
         projected: tuple[torch.Tensor, ...] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
-        """(B, H, N, d) -> (B, N, H, d_v), the weights (B, H, N, M) where the implementation has them, and the keys
-        (B, H, M, d) and values (B, H, M, d_v)."""
+        """Attends with a query (B, H, N, d).
+
+        Returns:
+            The attended values (B, N, H, d_v), the weights (B, H, N, M) if the attention interface returns them, and
+            the keys (B, H, M, d) and values (B, H, M, d_v).
+        """
         if projected is None:
             inputs = module.inputs_norm(self.array)
             projected = tuple(split_heads(p(inputs), module.num_heads) for p in (module.k_proj, module.v_proj))
@@ -303,7 +307,7 @@ class StructuredAttention(ABC):
 
     @abstractmethod
     def attended_inputs(self, query: torch.Tensor) -> torch.Tensor:
-        """u (B, H, N, C) -> v (B, H, N, C), at least float32."""
+        """(B, H, N, C) -> (B, H, N, C), at least float32: u of the queries -> v."""
 
     def __call__(
         self,
@@ -312,7 +316,11 @@ class StructuredAttention(ABC):
         projected: tuple[torch.Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple[torch.Tensor, ...]]:
-        """(B, H, N, d) -> (B, N, H, d_v), no weights, and the absorbed projections."""
+        """Attends with a query (B, H, N, d).
+
+        Returns:
+            The attended values (B, N, H, d_v), no weights, and the projections of [`absorbed_projections`].
+        """
         if projected is None:
             projected = absorbed_projections(module)
         key_weight, value_weight, value_bias = projected

@@ -232,6 +232,44 @@ def test_half_precision_is_no_further_from_the_truth_than_dense(implementation, 
     assert distances[implementation] <= distances["dense"]
 
 
+class TestStreams:
+    @pytest.mark.parametrize("implementation", ["dense", "absorbed"])
+    @pytest.mark.parametrize("has_mask", [False, True])
+    def test_inputs_in_several_streams_are_one_array(self, implementation, has_mask):
+        config, layer, latents, content, _ = case((6, 4))
+        mask = torch.rand(content.shape[:2]) < 0.7 if has_mask else None
+        positions = fourier_grid((6, 4), 4, (6, 4), torch.float64, content.device).dense()
+        whole = InputStream(content, DensePositions(positions), mask)
+        # Without a mask over all, one of the parts may have one all the same.
+        masks = (None, torch.ones(2, 12, dtype=torch.bool)) if mask is None else mask.split(12, dim=1)
+        parts = [
+            InputStream(part, DensePositions(place), part_mask)
+            for part, place, part_mask in zip(content.split(12, 1), positions.split(12, 1), masks, strict=True)
+        ]
+        attend = CROSS_ATTENTION_IMPLEMENTATIONS[implementation]
+        expected, _ = layer(latents, attend(PerceiverInputs(whole), latents, config))
+        actual, _ = layer(latents, attend(PerceiverInputs(*parts), latents, config))
+        torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+    def test_auto_serves_several_streams(self):
+        model = tiny_image_model()
+        (stream,) = model.perceiver.inputs(torch.randn(1, 3, 32, 32), None).streams
+        with torch.no_grad():
+            twice = model.perceiver.encoder(PerceiverInputs(stream, stream))
+            # Every input twice: the same weighted means.
+            torch.testing.assert_close(twice, model.perceiver.encoder(PerceiverInputs(stream)), atol=1e-4, rtol=1e-4)
+
+    def test_errors(self):
+        content = torch.zeros(1, 5, 3)
+        with pytest.raises(TypeError, match="takes one `InputStream` or more, got Tensor"):
+            PerceiverInputs(content)
+        with pytest.raises(TypeError, match="got none"):
+            PerceiverInputs()
+        streams = [InputStream(content, DensePositions(torch.zeros(1, 5, n))) for n in (2, 3)]
+        with pytest.raises(ValueError, match=r"same number of channels, got \[5, 6\]"):
+            PerceiverInputs(*streams)
+
+
 class TestChoice:
     def prepare(self, model, inputs, **kwargs):
         encoder = model.perceiver.encoder
