@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from perceivers import PointCloudPerceiverFeatureExtractor
-from perceivers.command_line import main
+from perceivers.cli.main import main
 from tests.hub_server import TOKEN, running_hub
 from tests.models import tiny_point_cloud_model
 

@@ -15,7 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from perceivers.command_train import parse
+from perceivers.cli.train import parse
 from tests.test_remote_code import answer_elsewhere
 
 SAVED = Path(__file__).parent / "saved"

@@ -1,4 +1,4 @@
-"""`perceivers info`: what a model is made of and what it costs, from its configuration alone."""
+"""Describe a model or a variant: its parts, parameters, FLOPs and memory, from its configuration alone."""
 
 import argparse
 import json
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
-from perceivers.command_errors import one_line
+from perceivers.cli.errors import one_line
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.flops import cross_attend_flops, head_flops, self_attend_flops
-from perceivers.tasks import TASKS, task_named
+from perceivers.tasks import TASK_NAMES, TASKS, task_for_model, task_named
 
-# By model type, as only a configuration is at hand.
-TASK_OF_TYPE = {task.config_class.model_type: task for task in TASKS.values()}
+# The configuration classes of our models, by model type.
+CONFIG_CLASSES = {task.modality.config_class.model_type: task.modality.config_class for task in TASKS}
 
 BYTES = {"float32": 4, "bfloat16": 2}
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -33,18 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder or Hub name (only its configuration is read), or a variant: " + variant_names(),
     )
     parser.add_argument(
-        "--image_size", type=parse_image_size, metavar="N or HxW", help="in pixels; the configured size if not given"
+        "--image_size", type=parse_image_size, metavar="N or HxW", help="in pixels; the configured size by default"
     )
-    parser.add_argument("--task", choices=TASKS, help="of a variant, where tasks have variants of the same name")
-    parser.add_argument("--batch_size", type=int, default=1, help="examples a forward pass, 1 if not given")
+    parser.add_argument("--task", choices=TASK_NAMES, help="task of the variant, if several have one of that name")
+    parser.add_argument("--batch_size", type=int, default=1, help="examples per forward pass; 1 by default")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what `describe` says, as text or JSON, and returns the exit code 0.
+    """Prints the description as text or JSON, and returns the exit code 0.
 
     Raises:
-        ValueError: if the model is not found or is none of ours, or a size is below 1.
+        ValueError: If the model is not found or is not ours, or a size is below 1.
     """
     config = load_config(arguments.model, arguments.task)
     description = describe(config, image_size=arguments.image_size, batch_size=arguments.batch_size)
@@ -54,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
-    """`"224"` -> (224, 224), `"224x320"` -> (224, 320): height and width in pixels.
+    """Parses height and width in pixels: `"224"` -> (224, 224), `"224x320"` -> (224, 320).
 
     Raises:
-        argparse.ArgumentTypeError: for anything else.
+        argparse.ArgumentTypeError: For anything else.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
@@ -66,22 +66,22 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def load_config(name: str, task_name: str | None = None) -> IterativePerceiverConfig:
-    """The configuration in a folder, of a variant, or on the Hub, whichever is first to know `name`.
+    """Loads the configuration in a folder, of a variant, or on the Hub, whichever is the first to exist.
 
     Args:
-        task_name: of the variant, where tasks have variants of the same name; else the first task that has it.
+        name: Name of the model or variant.
+        task_name: Task of the variant; by default the first that has it.
 
     Raises:
-        ValueError: if nobody knows `name`, or if it is the model of another type.
+        ValueError: If nothing has that name, or it is a model of another type or for none of our tasks.
     """
     is_saved_model = os.path.isfile(os.path.join(name, "config.json"))
-    tasks = [task_named(task_name)] if task_name else list(TASKS.values())
-    for task in tasks:
-        if name in task.config_class.variants and not is_saved_model:
-            return task.config_class.from_variant(name)
+    for task in [task_named(task_name)] if task_name else TASKS:
+        if name in task.modality.config_class.variants and not is_saved_model:
+            return task.modality.config_class.from_variant(name)
     if os.path.isdir(name) and not is_saved_model:
         raise ValueError(f"The folder `{name}` has no config.json, so there is no model in it.")
-    # Names without an owner are those of the Hub's first models. None is ours, and a misspelt variant need not wait
+    # On the Hub, only the first models have names without an owner, and none is ours. A misspelt variant need not wait
     # for the network.
     if not is_saved_model and "/" not in name:
         raise ValueError(unknown_model(name))
@@ -93,44 +93,57 @@ def load_config(name: str, task_name: str | None = None) -> IterativePerceiverCo
         raise ValueError(f"{unknown_model(name)} The Hub: {one_line(error)}") from error
 
     model_type = values.get("model_type")
-    if model_type not in TASK_OF_TYPE:
+    if model_type not in CONFIG_CLASSES:
         raise ValueError(
             f"`{name}` is of model type `{model_type}`, which is no Perceiver of this package; its types are "
-            f"{', '.join(TASK_OF_TYPE)}."
+            f"{', '.join(CONFIG_CLASSES)}."
         )
-    return cast(IterativePerceiverConfig, TASK_OF_TYPE[model_type].config_class.from_dict(values))
+    config = cast(IterativePerceiverConfig, CONFIG_CLASSES[model_type].from_dict(values))
+    task_for_model(name, config)  # raises for a head that belongs to none of the tasks
+    return config
 
 
 def variant_names() -> str:
-    """The variants of every task."""
-    return "; ".join(f"for {task.name} {', '.join(task.config_class.variants)}" for task in TASKS.values())
+    """Lists the variants of every task."""
+    return "; ".join(f"for {task.name} {', '.join(task.modality.config_class.variants)}" for task in TASKS)
 
 
 def unknown_model(name: str) -> str:
+    """The message for a name that nothing has."""
     return (
         f"`{name}` is neither a folder with a model nor reachable on the Hub, where names are `owner/model`; nor is "
-        f"it a variant: these are {variant_names()}."
+        f"it a variant, which are {variant_names()}."
     )
 
 
 def describe(
     config: IterativePerceiverConfig, image_size: tuple[int, int] | None = None, batch_size: int = 1
 ) -> dict[str, Any]:
-    """What a model is made of and what it costs; the keys are stable.
+    """Describes a model's parts and costs. The keys are stable.
 
     Args:
-        image_size: height and width in pixels; the configured ones if `None`.
-        batch_size: B, which `flops["batch"]` and the memory of the activations are for.
+        config: The model's configuration.
+        image_size: Height and width in pixels; the configured ones by default.
+        batch_size: Examples per forward pass, for `flops["batch"]` and the memory of the activations.
 
-    Returns: numbers of parameters, FLOPs (see `modeling/flops.py` for what is counted), bytes.
+    Returns:
+        Sizes, numbers of parameters, FLOPs (`modeling/flops.py` says what is counted), and memory in bytes.
 
     Raises:
-        ValueError: if `batch_size` is below 1, or an image size is given for a model that takes no images.
+        ValueError: If `batch_size` is below 1, or an image size is given for a model that takes no images.
     """
     if batch_size < 1:
         raise ValueError(f"`--batch_size` must be at least 1, got {batch_size}.")
-    (shape,) = (config if image_size is None else resized(config, image_size)).stream_shapes
-    num_inputs = shape.num_inputs
+    sized = config if image_size is None else resized(config, image_size)
+    num_inputs = sized.num_inputs
+    streams = [
+        {
+            "grid": list(shape.grid),
+            "content_channels": shape.content_channels,
+            "position_channels": shape.position_channels,
+        }
+        for shape in sized.stream_shapes
+    ]
     parameters = count_parameters(config)
     flops = {
         "cross_attends": config.num_cross_attends * cross_attend_flops(config, num_inputs),
@@ -142,11 +155,9 @@ def describe(
         "model_type": config.model_type,
         "batch_size": batch_size,
         "inputs": {
-            "grid": list(shape.grid),
             "number": num_inputs,
             "channels": config.input_channels,
-            "content_channels": shape.content_channels,
-            "position_channels": shape.position_channels,
+            **(streams[0] if len(streams) == 1 else {"streams": streams}),
         },
         "latents": {"number": config.num_latents, "channels": config.d_latents},
         "layers": {
@@ -168,17 +179,17 @@ def describe(
 
 
 def resized(config: IterativePerceiverConfig, image_size: tuple[int, int]) -> IterativePerceiverConfig:
-    """The configuration of the same model for images of `image_size`."""
+    """The configuration of the same model for images of another size."""
     if not hasattr(config, "image_size"):
         raise ValueError(f"`--image_size` is for images, and a `{config.model_type}` takes none.")
     return type(config).from_dict({**config.to_dict(), "image_size": image_size})
 
 
 def count_parameters(config: IterativePerceiverConfig) -> dict[str, int]:
-    """Parameters by part, counted on the model itself, which is built without memory for its weights."""
-    # A checkpoint of the body alone, which the configuration names, has no head.
+    """Counts the parameters by part, on the model itself, which is built without memory for its weights."""
+    # A checkpoint of the body alone has no head, and its configuration names the body's class.
     is_body = (config.architectures or [""])[0].endswith("Model")
-    auto_class = AutoModel if is_body else TASK_OF_TYPE[config.model_type].auto_model
+    auto_class = AutoModel if is_body else task_for_model(config.model_type, config).auto_model(config)
     with torch.device("meta"):
         model = auto_class.from_config(config)
     encoder = model.base_model.encoder
@@ -193,20 +204,21 @@ def count_parameters(config: IterativePerceiverConfig) -> dict[str, int]:
 
 
 def count(module: nn.Module) -> int:
-    """Parameters of a module, shared ones once."""
+    """Counts the parameters of a module, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def in_bytes(num_elements: int) -> dict[str, int]:
+    """The size of this many numbers in bytes, by data type."""
     return {dtype: size * num_elements for dtype, size in BYTES.items()}
 
 
 def inference_activations(config: IterativePerceiverConfig, num_inputs: int) -> int:
-    """Estimate of how many elements are alive at once, at most, while one example is inferred.
+    """Estimates the largest number of elements alive at once during inference of one example.
 
-    It takes the dense cross-attention, with an attention kernel that keeps no scores. The peak is either where the
-    inputs are projected, with the inputs, their norm, keys and values alive, or in a layer of the latent transformer,
-    with inputs, keys and values waiting for the next cross-attend. What a kernel needs for itself comes on top.
+    It assumes dense cross-attention, with an attention kernel that keeps no scores. The peak is either the projection
+    of the inputs, with the inputs, their norm, keys and values alive, or a layer of the latent transformer, with
+    inputs, keys and values kept for the next cross-attend. The kernel's own workspace comes on top.
     """
     keys_and_values = config.cross_qk_channels + config.cross_v_channels
     latents = config.num_latents * config.d_latents
@@ -218,18 +230,15 @@ def inference_activations(config: IterativePerceiverConfig, num_inputs: int) -> 
 
 
 def training_activations(config: IterativePerceiverConfig, num_inputs: int) -> int:
-    """Estimate of how many elements a forward pass keeps for the backward pass of one example, without gradient
-    checkpointing, and under the assumptions of `inference_activations`.
+    """Estimates the number of elements that a forward pass keeps for the backward pass of one example.
 
-    Gradients, the optimiser's state and the backward pass's own intermediate results come on top.
+    It assumes no gradient checkpointing, and the same as `inference_activations`. Gradients, the optimiser's state and
+    the backward pass's own intermediate results come on top.
     """
     keys_and_values = config.cross_qk_channels + config.cross_v_channels
     latents = config.num_latents * config.d_latents
-    distinct = {"none": config.num_cross_attends, "after_first": 2, "all": 1}[config.share_cross_attends]
     # The inputs once; their norm, keys and values for each set of weights.
-    inputs = config.input_channels + min(distinct, config.num_cross_attends) * (
-        config.input_channels + keys_and_values
-    )
+    inputs = config.input_channels + config.num_distinct_cross_attends * (config.input_channels + keys_and_values)
     # Both norms and what they norm; queries and sums; the MLP before and after its activation.
     cross_attend = latents * (4 + 2 * config.cross_attention_widening_factor) + config.num_latents * keys_and_values
     self_attend = latents * (8 + 2 * config.self_attention_widening_factor)
@@ -238,19 +247,16 @@ def training_activations(config: IterativePerceiverConfig, num_inputs: int) -> i
 
 
 def format_description(description: dict[str, Any]) -> str:
-    """`describe`'s result as aligned text."""
+    """Formats what `describe` returned as aligned text."""
     inputs, latents, memory = description["inputs"], description["latents"], description["memory"]
     batch_size = description["batch_size"]
     examples = "one example" if batch_size == 1 else f"a batch of {batch_size}"
     flops = dict(description["flops"])
     flops_of_batch = flops.pop("batch")
+    first, *others = [stream_note(stream) for stream in inputs.get("streams", [inputs])]
     rows = [
-        (
-            "inputs",
-            f"{inputs['number']:,} x {inputs['channels']:,}",
-            f"{layout(inputs['grid'])}{inputs['content_channels']} channels of content and "
-            f"{inputs['position_channels']} of position",
-        ),
+        ("inputs", f"{inputs['number']:,} x {inputs['channels']:,}", first),
+        *(("", "", note) for note in others),
         ("latents", f"{latents['number']:,} x {latents['channels']:,}", ""),
         *layer_rows(description["layers"]),
         None,
@@ -278,16 +284,17 @@ def format_description(description: dict[str, Any]) -> str:
     return f"{description['name']} ({description['model_type']})\n\n{format_rows(rows)}"
 
 
-def layout(grid: Sequence[int]) -> str:
-    """Such as `a grid of 224 x 224; `, and nothing for inputs that have one axis, or none."""
-    return f"a grid of {' x '.join(map(str, grid))}; " if len(grid) > 1 else ""
+def stream_note(stream: dict[str, Any]) -> str:
+    """Such as `a grid of 224 x 224; 3 channels of content and 258 of position`."""
+    grid = f"a grid of {' x '.join(map(str, stream['grid']))}; " if len(stream["grid"]) > 1 else ""
+    return f"{grid}{stream['content_channels']} channels of content and {stream['position_channels']} of position"
 
 
 def layer_rows(layers: dict[str, Any]) -> list[Row]:
-    """The schedule, such as `8 x (1 cross-attend, 1 block of 6 self-attends)`, and which layers share weights."""
+    """Rows for the schedule, such as `8 x (1 cross-attend, 1 block of 6 self-attends)`, and for shared weights."""
     cross_attends = {
-        "none": "every cross-attend has weights of its own",
-        "after_first": "the first cross-attend has weights of its own, the others share one set",
+        "none": "every cross-attend has its own weights",
+        "after_first": "the first cross-attend has its own weights, the others share one set",
         "all": "all cross-attends share one set of weights",
     }[layers["share_cross_attends"] if layers["cross_attends"] > 1 else "none"]
     if not layers["self_attends_per_block"]:
@@ -304,18 +311,18 @@ def layer_rows(layers: dict[str, Any]) -> list[Row]:
     return [
         ("layers", f"{layers['total']:,}", schedule),
         ("", "", cross_attends),
-        ("", "", "all blocks share one set of weights" if share_blocks else "every block has weights of its own"),
+        ("", "", "all blocks share one set of weights" if share_blocks else "every block has its own weights"),
     ]
 
 
 def number_rows(title: str, numbers: dict[str, int]) -> list[Row]:
-    """A row for the total, and one for each part that is not 0."""
+    """Makes a row for the total, and one for each part that is not 0."""
     parts = [(f"  {name.replace('_', '-')}", f"{n:,}", "") for name, n in numbers.items() if n and name != "total"]
     return [(title, f"{numbers['total']:,}", format_short(numbers["total"])), *parts]
 
 
 def format_short(number: int) -> str:
-    """Such as `44.91 million` and `707.20 billion`."""
+    """Formats a large number, such as `44.91 million` or `707.20 billion`; empty below a million."""
     for power, unit in ((1e9, " billion"), (1e6, " million")):
         if number >= power:
             return f"{number / power:.2f}{unit}"
@@ -323,12 +330,12 @@ def format_short(number: int) -> str:
 
 
 def format_bytes(sizes: dict[str, int]) -> str:
-    """Such as `171.3 / 85.7 MiB`, in the unit that suits the largest."""
+    """Formats sizes, such as `171.3 / 85.7 MiB`, in the unit that suits the largest."""
     power = min(int(math.log2(max(*sizes.values(), 1)) // 10), len(BINARY_UNITS) - 1)
     return " / ".join(f"{size / 1024**power:,.1f}" for size in sizes.values()) + f" {BINARY_UNITS[power]}"
 
 
 def format_rows(rows: Sequence[Row | None]) -> str:
-    """Columns, two spaces apart, the second aligned to the right; `None` is an empty line."""
+    """Formats rows as columns, two spaces apart and the second aligned to the right; `None` is an empty line."""
     widths = [max(len(row[column]) for row in rows if row) for column in range(2)]
     return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}".rstrip() if row else "" for row in rows)

@@ -14,16 +14,16 @@ from perceivers import (
     ImagePerceiverForImageClassification,
     ImagePerceiverImageProcessor,
     ImagePerceiverImageProcessorPil,
-    command_convert,
 )
+from perceivers.cli import convert as command
 from tests.models import tiny_image_model
 from tests.test_checkpoint_conversion import CLASSES, CONV, images, random_reference
 
 
 def convert(*words: object) -> int:
     parser = argparse.ArgumentParser()
-    command_convert.add_arguments(parser)
-    return command_convert.run(parser.parse_args([str(word) for word in words]))
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(word) for word in words]))
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 from transformers import ViTConfig
 
 from perceivers import IMAGE_VARIANTS, ImagePerceiverConfig
-from perceivers.command_info import (
+from perceivers.cli.info import (
     add_arguments,
     count_parameters,
     describe,
@@ -74,7 +74,7 @@ def test_text_of_the_papers_model(capsys):
         "50,176 x 261",
         "512 x 1,024",
         "8 x (1 cross-attend, 1 block of 6 self-attends)",
-        "the first cross-attend has weights of its own, the others share one set",
+        "the first cross-attend has its own weights, the others share one set",
         "44,912,254  44.91 million",
         "707,197,648,896  707.20 billion",
         "5,657,581,191,168  5657.58 billion",

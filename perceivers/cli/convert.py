@@ -1,7 +1,7 @@
 """Convert a checkpoint between the layout of this package and that of transformers' own Perceivers for images.
 
-With `--to transformers` it writes what one of those classes can express. The image processor is converted along.
-Loading does not need this: `ImagePerceiverForImageClassification.from_pretrained` takes both layouts.
+`--to transformers` works for models that one of those classes can express. The image processor is converted too.
+Loading does not need this command: `ImagePerceiverForImageClassification.from_pretrained` takes both layouts.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from perceivers.modeling.checkpoint_conversion import config_to_transformers, ke
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
-# Written without the suffix of their backend, so that the reader's machine chooses it.
+# Saved without the suffix of their backend, which the reader's machine chooses.
 PROCESSORS: dict[str, type[BaseImageProcessor]] = {
     "perceivers": ImagePerceiverImageProcessorPil,
     "transformers": PerceiverImageProcessorPil,
@@ -28,14 +28,15 @@ PROCESSORS: dict[str, type[BaseImageProcessor]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `perceivers convert`."""
     parser.add_argument("source", metavar="SOURCE", help="a folder or a name on the Hub, in either layout")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="the folder to write, which must not exist")
+    parser.add_argument("target", metavar="TARGET", type=Path, help="the folder to write, which must not exist yet")
     parser.add_argument("--to", choices=PROCESSORS, default="perceivers", help="the layout to write")
     parser.add_argument("--revision", default="main", help="branch, tag or commit of a name on the Hub")
     parser.add_argument(
         "--allow_pickle",
         action="store_true",
-        help="read weights that are not safetensors; a pickle from somebody else is better not read at all",
+        help="read weights that are not safetensors; never do this with a pickle that you do not trust",
     )
 
 
@@ -43,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Converts. The target appears complete or not at all.
 
     Raises:
-        FileExistsError: if there is something at the target.
-        ValueError: for what the other layout cannot express; the message names the field.
-        OSError: for what cannot be read or written.
+        FileExistsError: If the target exists.
+        ValueError: If the other layout cannot express the model; the message names the field.
+        OSError: If something cannot be read or written.
     """
     target: Path = arguments.target
     if target.exists():
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             model = to_transformers(model)
         model.save_pretrained(unfinished)
         convert_processor(arguments.source, unfinished, PROCESSORS[arguments.to], revision=arguments.revision)
-        unfinished.chmod(0o755)  # temporary folders are for their owner alone
+        unfinished.chmod(0o755)  # temporary folders are private
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -70,19 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def to_transformers(model: ImagePerceiverForImageClassification) -> PreTrainedModel:
-    """The same model as one of transformers' own classes.
+    """Converts a model to one of transformers' own classes.
 
     Raises:
-        ValueError: if none computes the same.
+        ValueError: If none computes the same.
     """
     config = config_to_transformers(model.config)
-    assert config.architectures is not None  # the conversion names the class there
+    assert config.architectures is not None  # the conversion sets it
     converted = getattr(transformers, config.architectures[0])(config).to(model.dtype)
     converted.load_state_dict({key_to_transformers(key): value for key, value in model.state_dict().items()})
     return converted
 
 
-def convert_processor(source: str, target: Path, kind: type[BaseImageProcessor], **where: Any) -> None:
-    """Writes the source's image processor, if it has one, as one of the given class. The fields are the same."""
+def convert_processor(source: str, target: Path, processor_class: type[BaseImageProcessor], **where: Any) -> None:
+    """Writes the source's image processor, if it has one, as one of another class with the same fields."""
     if has_file(source, IMAGE_PROCESSOR_NAME, **where):
-        kind.from_pretrained(source, **where).save_pretrained(target)
+        processor_class.from_pretrained(source, **where).save_pretrained(target)

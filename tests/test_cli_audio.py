@@ -12,9 +12,9 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
-from perceivers.command_line import main
+from perceivers.cli.main import main
 from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
-from perceivers.training import audio_datasets
+from perceivers.training.audio import AUDIO as MODALITY
 from perceivers.training.sounds import sounds
 from tests.models import tiny_audio_model, tiny_extractor
 from tests.test_audio_processing import broken_files
@@ -77,10 +77,10 @@ def test_broken_files_are_named_counted_and_skipped(recordings, tmp_path, capsys
     words += ["--time_crop", "--level", "6", "--noise", "0.1", "--num_train_epochs", "2"]
     assert train(tmp_path / "out", *words) == 0
     captured = capsys.readouterr()
-    warnings = [line for line in captured.err.splitlines() if line.startswith("perceivers: warning: left out")]
+    warnings = [line for line in captured.err.splitlines() if line.startswith("perceivers: warning: skipped")]
     for name in ("text.wav", "truncated.flac", "nothing.wav", "empty.wav"):
         assert sum(name in line for line in warnings) == 1
-    assert "Left out 4 recordings that could not be read; they are named above." in captured.out
+    assert "Skipped 4 unreadable recordings, listed above." in captured.out
     assert "held-out recordings" in captured.out
     assert 0 <= json.loads((tmp_path / "out" / "all_results.json").read_text())["eval_accuracy"] <= 1
 
@@ -135,7 +135,7 @@ def test_predict_a_folder(trained, recordings, capsys):
 def test_mixtures_of_sounds(tmp_path, capsys, monkeypatch):
     few = {"train": partial(sounds, 24, seed=1, is_multi_label=True)}
     few["validation"] = partial(sounds, 60, seed=0, is_multi_label=True)
-    monkeypatch.setitem(audio_datasets.AUDIO.built_in, "sound_mixtures", few)
+    monkeypatch.setitem(MODALITY.built_in, "sound_mixtures", few)
     folder = tmp_path / "out"
     words = ["train", "sounds-mel", "--dataset_name", "sound_mixtures", "--output_dir", str(folder)]
     words += ["--num_train_epochs", "1", "--disable_tqdm", "true", "--config", "num_frames=8", "num_latents=4"]

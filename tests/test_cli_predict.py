@@ -13,8 +13,8 @@ import torch
 from transformers import BertConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from perceivers import ImagePerceiverImageProcessor, ImagePerceiverImageProcessorPil
-from perceivers.command_predict import add_arguments, find_files, run
-from perceivers.training.image_datasets import IMAGE_SUFFIXES
+from perceivers.cli.predict import add_arguments, find_files, run
+from perceivers.training.images import IMAGE_SUFFIXES
 from tests.models import tiny_image_model
 
 NAMES = {index: f"name {index}" for index in range(10)}

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from perceivers.command_line import main
-from perceivers.training.trainer import ClassificationTrainer
+from perceivers.cli.main import main
+from perceivers.training.trainer import PerceiverTrainer
 
 DIGITS = ["digits", "--config", "d_latents=16", "num_latents=4", "qk_channels=16", "v_channels=16"]
 QUICK = ["--max_train_samples", "48", "--max_eval_samples", "24", "--num_train_epochs", "2", "--disable_tqdm", "true"]
@@ -126,7 +126,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path):
 
 def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "out"
-    training_step = ClassificationTrainer.training_step
+    training_step = PerceiverTrainer.training_step
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests were started in the background
 
     def press_ctrl_c(self, *args, **kwargs):
@@ -134,7 +134,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         return training_step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTrainer, "training_step", press_ctrl_c)
+        patch.setattr(PerceiverTrainer, "training_step", press_ctrl_c)
         assert main(["train", *DIGITS, *QUICK, "--output_dir", str(folder)]) == 130
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers:")]
     command = f"perceivers train {folder}/recipe.yaml --resume_from_checkpoint last"
@@ -153,7 +153,7 @@ def test_folder_of_classes(tmp_path, capsys):
     assert config["label2id"] == {"dark": 0, "light": 1}
     captured = capsys.readouterr()
     assert "broken.png" in captured.err
-    assert "Left out 1 images" in captured.out
+    assert "Skipped 1 unreadable image, listed above." in captured.out
 
 
 def test_mixup_cutmix_and_lamb(tmp_path):
@@ -194,7 +194,7 @@ def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
     ("words", "code", "message"),
     [
         (["--variant", "huge", "--dataset_name", "digits"], 1, "no variant `huge`"),
-        (["--dataset_name", "somebody/photos"], 2, "say which model"),
+        (["--dataset_name", "somebody/photos"], 2, "Say which model"),
         (["--task", "image-generation"], 2, "no task 'image-generation'"),
         (["--variant", "tiny", "--config", "num_blocks=3", "--dataset_name", "digits"], 1, "num_cross_attends"),
         (["--variant", "tiny", "--config", "num_latents=many", "--dataset_name", "digits"], 1, "num_latents"),
