@@ -26,11 +26,12 @@ _hide_broken_torchaudio()
 
 from perceivers.modeling.configuration_audio_perceiver import AUDIO_VARIANTS, AudioPerceiverConfig
 from perceivers.modeling.configuration_image_perceiver import IMAGE_VARIANTS, ImagePerceiverConfig
-from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
+from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig, StreamShape
 from perceivers.modeling.configuration_point_cloud_perceiver import POINT_CLOUD_VARIANTS, PointCloudPerceiverConfig
 from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.modeling_iterative_perceiver import (
+    InputStream,
     IterativePerceiverForClassification,
     IterativePerceiverModel,
     PerceiverEncoder,
@@ -71,6 +72,7 @@ __all__ = [
     "ImagePerceiverImageProcessor",
     "ImagePerceiverImageProcessorPil",
     "ImagePerceiverModel",
+    "InputStream",
     "IterativePerceiverConfig",
     "IterativePerceiverForClassification",
     "IterativePerceiverModel",
@@ -82,6 +84,7 @@ __all__ = [
     "PointCloudPerceiverForPointCloudClassification",
     "PointCloudPerceiverModel",
     "RecordingClassificationPipeline",
+    "StreamShape",
     "__version__",
     "fourier_grid",
     "fourier_points",

@@ -279,7 +279,7 @@ class ImageModality(Modality):
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """Makes a processor on torchvision if that is installed and works, else on Pillow."""
-        height, width = config.grid
+        height, width = config.stream_shapes[0].grid
         defaults: dict[str, Any] = {
             "size": {"height": height, "width": width},
             "crop_size": {"height": round(CROP * height), "width": round(CROP * width)},

@@ -134,8 +134,8 @@ def describe(
     """
     if batch_size < 1:
         raise ValueError(f"`--batch_size` must be at least 1, got {batch_size}.")
-    grid = config.grid if image_size is None else resized(config, image_size).grid
-    num_inputs = math.prod(grid)
+    sized = config if image_size is None else resized(config, image_size)
+    num_inputs = sized.num_inputs
     parameters = count_parameters(config)
     flops = {
         "cross_attends": config.num_cross_attends * cross_attend_flops(config, num_inputs),
@@ -146,13 +146,7 @@ def describe(
     return {
         "model_type": config.model_type,
         "batch_size": batch_size,
-        "inputs": {
-            "grid": list(grid),
-            "number": num_inputs,
-            "channels": config.input_channels,
-            "content_channels": config.content_channels,
-            "position_channels": config.position_channels,
-        },
+        "inputs": describe_inputs(sized),
         "latents": {"number": config.num_latents, "channels": config.d_latents},
         "layers": {
             "total": config.num_hidden_layers,
@@ -170,6 +164,21 @@ def describe(
             "estimated_activations_training": in_bytes(batch_size * training_activations(config, num_inputs)),
         },
     }
+
+
+def describe_inputs(config: IterativePerceiverConfig) -> dict[str, Any]:
+    """Describes the input array: its size, and the shape of its stream, or of each under `streams`."""
+    shapes = [
+        {
+            "grid": list(shape.grid),
+            "number": shape.num_inputs,
+            "content_channels": shape.content_channels,
+            "position_channels": shape.position_channels,
+        }
+        for shape in config.stream_shapes
+    ]
+    total = {"number": config.num_inputs, "channels": config.input_channels}
+    return {**shapes[0], **total} if len(shapes) == 1 else {**total, "streams": shapes}
 
 
 def resized(config: IterativePerceiverConfig, image_size: tuple[int, int]) -> IterativePerceiverConfig:
@@ -231,11 +240,8 @@ def training_activations(config: IterativePerceiverConfig, num_inputs: int) -> i
     """
     keys_and_values = config.cross_qk_channels + config.cross_v_channels
     latents = config.num_latents * config.d_latents
-    distinct = {"none": config.num_cross_attends, "after_first": 2, "all": 1}[config.share_cross_attends]
     # The inputs once; their norm, keys and values for each set of weights.
-    inputs = config.input_channels + min(distinct, config.num_cross_attends) * (
-        config.input_channels + keys_and_values
-    )
+    inputs = config.input_channels + config.num_distinct_cross_attends * (config.input_channels + keys_and_values)
     # Both norms and what they norm; queries and sums; the MLP before and after its activation.
     cross_attend = latents * (4 + 2 * config.cross_attention_widening_factor) + config.num_latents * keys_and_values
     self_attend = latents * (8 + 2 * config.self_attention_widening_factor)
@@ -250,13 +256,14 @@ def format_description(description: dict[str, Any]) -> str:
     examples = "one example" if batch_size == 1 else f"a batch of {batch_size}"
     flops = dict(description["flops"])
     flops_of_batch = flops.pop("batch")
+    layouts = [
+        f"{layout(stream['grid'])}{stream['content_channels']} channels of content and "
+        f"{stream['position_channels']} of position"
+        for stream in inputs.get("streams", [inputs])
+    ]
     rows = [
-        (
-            "inputs",
-            f"{inputs['number']:,} x {inputs['channels']:,}",
-            f"{layout(inputs['grid'])}{inputs['content_channels']} channels of content and "
-            f"{inputs['position_channels']} of position",
-        ),
+        ("inputs", f"{inputs['number']:,} x {inputs['channels']:,}", layouts[0]),
+        *(("", "", text) for text in layouts[1:]),
         ("latents", f"{latents['number']:,} x {latents['channels']:,}", ""),
         *layer_rows(description["layers"]),
         None,
