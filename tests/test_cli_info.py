@@ -87,6 +87,18 @@ def test_text_of_the_papers_model(capsys):
     assert all(row[column - 1] != " " and row[column : column + 2].strip() == "" for row in rows if row[0] != " ")
 
 
+def test_several_streams_have_a_line_each():
+    description = {"name": "two", **describe(ImagePerceiverConfig.from_variant("tiny"))}
+    streams = [
+        {"grid": [4, 6], "number": 24, "content_channels": 3, "position_channels": 8},
+        {"grid": [9], "number": 9, "content_channels": 5, "position_channels": 2},
+    ]
+    description["inputs"] = {"number": 33, "channels": 11, "streams": streams}
+    lines = [" ".join(line.split()) for line in format_description(description).splitlines()]
+    assert "inputs 33 x 11 a grid of 4 x 6; 3 channels of content and 8 of position" in lines
+    assert "5 channels of content and 2 of position" in lines
+
+
 @pytest.mark.parametrize("variant", IMAGE_VARIANTS)
 def test_every_variant_has_a_text(variant):
     text = format_description({"name": variant, **describe(ImagePerceiverConfig.from_variant(variant))})

@@ -208,7 +208,9 @@ class TestObjective:
     def test_a_metric_says_which_direction_is_better(self, tmp_path, monkeypatch, one_thread):
         monkeypatch.setattr(Classification, "greater_is_better", lambda self, key: key != "accuracy")
         seen = []
-        monkeypatch.setattr("perceivers.cli.train.train", lambda trainer, checkpoint: seen.append(trainer.args) or {})
+        monkeypatch.setattr(
+            "perceivers.cli.train.train", lambda trainer, checkpoint: seen.append(trainer.args) or {"train_loss": 1.0}
+        )
         monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: {"eval_accuracy": 0.5})
         quick = ["digits", "--max_train_samples", "32", "--max_eval_samples", "16", "--disable_tqdm", "true"]
         words = [*quick, "--metric_for_best_model", "accuracy"]

@@ -136,14 +136,6 @@ def describe(
         raise ValueError(f"`--batch_size` must be at least 1, got {batch_size}.")
     sized = config if image_size is None else resized(config, image_size)
     num_inputs = sized.num_inputs
-    streams = [
-        {
-            "grid": list(shape.grid),
-            "content_channels": shape.content_channels,
-            "position_channels": shape.position_channels,
-        }
-        for shape in sized.stream_shapes
-    ]
     parameters = count_parameters(config)
     flops = {
         "cross_attends": config.num_cross_attends * cross_attend_flops(config, num_inputs),
@@ -154,11 +146,7 @@ def describe(
     return {
         "model_type": config.model_type,
         "batch_size": batch_size,
-        "inputs": {
-            "number": num_inputs,
-            "channels": config.input_channels,
-            **(streams[0] if len(streams) == 1 else {"streams": streams}),
-        },
+        "inputs": describe_inputs(sized),
         "latents": {"number": config.num_latents, "channels": config.d_latents},
         "layers": {
             "total": config.num_hidden_layers,
@@ -176,6 +164,21 @@ def describe(
             "estimated_activations_training": in_bytes(batch_size * training_activations(config, num_inputs)),
         },
     }
+
+
+def describe_inputs(config: IterativePerceiverConfig) -> dict[str, Any]:
+    """Describes the input array: its size, and the shape of its stream, or of each under `streams`."""
+    shapes = [
+        {
+            "grid": list(shape.grid),
+            "number": shape.num_inputs,
+            "content_channels": shape.content_channels,
+            "position_channels": shape.position_channels,
+        }
+        for shape in config.stream_shapes
+    ]
+    total = {"number": config.num_inputs, "channels": config.input_channels}
+    return {**shapes[0], **total} if len(shapes) == 1 else {**total, "streams": shapes}
 
 
 def resized(config: IterativePerceiverConfig, image_size: tuple[int, int]) -> IterativePerceiverConfig:
@@ -253,10 +256,14 @@ def format_description(description: dict[str, Any]) -> str:
     examples = "one example" if batch_size == 1 else f"a batch of {batch_size}"
     flops = dict(description["flops"])
     flops_of_batch = flops.pop("batch")
-    first, *others = [stream_note(stream) for stream in inputs.get("streams", [inputs])]
+    layouts = [
+        f"{layout(stream['grid'])}{stream['content_channels']} channels of content and "
+        f"{stream['position_channels']} of position"
+        for stream in inputs.get("streams", [inputs])
+    ]
     rows = [
-        ("inputs", f"{inputs['number']:,} x {inputs['channels']:,}", first),
-        *(("", "", note) for note in others),
+        ("inputs", f"{inputs['number']:,} x {inputs['channels']:,}", layouts[0]),
+        *(("", "", text) for text in layouts[1:]),
         ("latents", f"{latents['number']:,} x {latents['channels']:,}", ""),
         *layer_rows(description["layers"]),
         None,
@@ -284,10 +291,9 @@ def format_description(description: dict[str, Any]) -> str:
     return f"{description['name']} ({description['model_type']})\n\n{format_rows(rows)}"
 
 
-def stream_note(stream: dict[str, Any]) -> str:
-    """Such as `a grid of 224 x 224; 3 channels of content and 258 of position`."""
-    grid = f"a grid of {' x '.join(map(str, stream['grid']))}; " if len(stream["grid"]) > 1 else ""
-    return f"{grid}{stream['content_channels']} channels of content and {stream['position_channels']} of position"
+def layout(grid: Sequence[int]) -> str:
+    """Such as `a grid of 224 x 224; `; empty for inputs with fewer than two axes."""
+    return f"a grid of {' x '.join(map(str, grid))}; " if len(grid) > 1 else ""
 
 
 def layer_rows(layers: dict[str, Any]) -> list[Row]:
