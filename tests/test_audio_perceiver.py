@@ -198,6 +198,7 @@ class TestTransformersHabits:
         actual = logits(model.to(dtype), inputs)
         assert (actual.float() - expected).norm() / expected.norm() < 0.05
 
+    @pytest.mark.integration
     def test_compiles_into_one_graph(self):
         model = tiny_audio_model("mel", num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

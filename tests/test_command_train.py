@@ -110,6 +110,7 @@ def test_evaluate_refuses_classes_that_the_model_lacks(trained, tmp_path, capsys
     assert "no class 'dark'" in the_line(capsys)
 
 
+@pytest.mark.integration
 def test_seed_decides(tmp_path):
     first, again = (train_digits(tmp_path / name) for name in "ab")
     other = train_digits(tmp_path / "c", "--seed", "1")
@@ -117,6 +118,7 @@ def test_seed_decides(tmp_path):
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
+@pytest.mark.integration
 def test_resumed_training_ends_with_the_same_weights(tmp_path):
     whole = train_digits(tmp_path / "whole", "--save_strategy", "epoch", "--save_total_limit", "2")
     checkpoint = tmp_path / "whole" / "checkpoint-2"  # 48 images in batches of 32 are 2 steps an epoch
@@ -124,6 +126,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.integration
 def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "out"
     training_step = ClassificationTrainer.training_step
@@ -156,6 +159,7 @@ def test_folder_of_classes(tmp_path, capsys):
     assert "Left out 1 images" in captured.out
 
 
+@pytest.mark.integration
 def test_mixup_cutmix_and_lamb(tmp_path):
     words = ["--mixup", "0.2", "--cutmix", "1.0", "--timm_optimizer", "lamb", "--label_smoothing_factor", "0.1"]
     train_digits(tmp_path / "out", *words, "--rand_augment", "rand-m3-n1", "--horizontal_flip", "0.5")
@@ -163,6 +167,7 @@ def test_mixup_cutmix_and_lamb(tmp_path):
     assert 0 < results["train_loss"] < 10
 
 
+@pytest.mark.integration
 def test_kept_images_give_the_same_weights(tmp_path):
     kept, read = (train_digits(tmp_path / flag, "--cache_inputs", flag) for flag in ("true", "false"))
     assert all(torch.equal(kept[name], read[name]) for name in kept)

@@ -695,6 +695,7 @@ import perceivers.preprocessors.image_processing_image_perceiver
 """
 
 
+@pytest.mark.integration
 def test_loads_as_remote_code_without_the_package_and_torchvision(saved_with_code, tmp_path):
     image, output = tmp_path / "image.npy", tmp_path / "output.npy"
     np.save(image, random_image(40, 30))
