@@ -132,6 +132,7 @@ def test_predict_a_folder(trained, recordings, capsys):
     assert capsys.readouterr().out.count("high") >= 6
 
 
+@pytest.mark.integration
 def test_mixtures_of_sounds(tmp_path, capsys, monkeypatch):
     few = {"train": partial(sounds, 24, seed=1, is_multi_label=True)}
     few["validation"] = partial(sounds, 60, seed=0, is_multi_label=True)

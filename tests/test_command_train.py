@@ -148,6 +148,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert json.loads((folder / "all_results.json").read_text())["epoch"] == 2
 
 
+@pytest.mark.integration
 def test_folder_of_classes(tmp_path, capsys):
     images = make_folder(tmp_path / "images")
     (images / "light" / "broken.png").write_bytes((images / "light" / "0.png").read_bytes()[:60])
@@ -173,6 +174,7 @@ def test_kept_images_give_the_same_weights(tmp_path):
     assert all(torch.equal(kept[name], read[name]) for name in kept)
 
 
+@pytest.mark.integration
 def test_fine_tuning_gives_a_new_head(trained, tmp_path):
     images = make_gray_folder(tmp_path / "images", ["a", "b", "c"])
     words = ["--model_name_or_path", str(trained), "--train_dir", str(images), "--output_dir", str(tmp_path / "out")]
@@ -183,6 +185,7 @@ def test_fine_tuning_gives_a_new_head(trained, tmp_path):
     assert f"fine-tuned from {trained}" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.integration
 def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
     before = (trained / "model.safetensors").read_bytes()
     words = ["train", *DIGITS, *QUICK, "--output_dir", str(trained)]
@@ -246,6 +249,7 @@ def test_wrong_folders(tmp_path, capsys, make, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_nan_pixels_are_left_out(tmp_path, capsys):
     images = make_folder(tmp_path / "images")
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(images / "dark" / "nan.tiff")

@@ -223,6 +223,7 @@ def test_second_derivatives_are_refused():
 
 
 @pytest.mark.parametrize("sizes", [(15,), (3, 5), (2, 3, 5)])
+@pytest.mark.integration
 def test_compiles_without_graph_breaks(sizes):
     inputs = random_inputs(2, 4, 3, sizes)
     mask = torch.arange(math.prod(sizes)).expand(2, -1) < 13
