@@ -34,8 +34,8 @@ from perceivers.modeling.modeling_point_cloud_perceiver import (
     PointCloudPerceiverForPointCloudClassification,
     PointCloudPerceiverModel,
 )
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.point_cloud_classification import PointCloudClassificationPipeline
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
@@ -74,6 +74,9 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 
+RecordingClassificationPipeline = LongAudioClassificationPipeline  # its name in 0.1.0, kept for one version
+
+
 def register_for_remote_code() -> None:
     """From now on `save_pretrained` and `push_to_hub` write the code beside the weights, so that the folder loads
     where this package is not installed, with `trust_remote_code=True`."""
@@ -106,6 +109,7 @@ __all__ = [
     "ImagePerceiverImageProcessorPil",
     "ImagePerceiverModel",
     "IterativePerceiverConfig",
+    "LongAudioClassificationPipeline",
     "PerceiverEncoder",
     "PerceiverInputs",
     "PointCloudClassificationPipeline",

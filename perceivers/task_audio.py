@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from perceivers.modeling.configuration_audio_perceiver import AudioPerceiverConfig
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.preprocessors.audio_reading import read_mono
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.task import Task
@@ -41,7 +41,7 @@ class AudioClassification(Task):
 
     def pipeline_class(self, processor: Any) -> type[Pipeline] | None:
         """Ours, where the processor can cut long recordings; the stock one otherwise."""
-        return RecordingClassificationPipeline if isinstance(processor, AudioPerceiverFeatureExtractor) else None
+        return LongAudioClassificationPipeline if isinstance(processor, AudioPerceiverFeatureExtractor) else None
 
     def read(self, source: str, processor: Any) -> dict[str, Any]:
         """One channel at the processor's rate. It is read here, as the stock pipeline's reading needs FFmpeg."""

@@ -13,7 +13,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from perceivers.modeling.configuration_image_perceiver import ImagePerceiverConfig
-from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_image
+from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_pil_image
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 from perceivers.task import Task
@@ -53,7 +53,9 @@ class ImageClassification(Task):
         It is read here, and not by the pipeline, which clips 16-bit images, drops transparency and makes all images
         RGB.
         """
-        return pil_to_array(read_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False)
+        return pil_to_array(
+            read_pil_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False
+        )
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """On torchvision where that is installed and works."""

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from perceivers.command_line import main
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.training import audio_datasets
 from perceivers.training.sounds import sounds
 from tests.models import tiny_audio_model, tiny_extractor
@@ -179,7 +179,7 @@ class TestRecordingPipeline:
             "audio-classification",
             model=model,
             feature_extractor=tiny_extractor("mel"),
-            pipeline_class=RecordingClassificationPipeline,
+            pipeline_class=LongAudioClassificationPipeline,
         )
         recordings = [{"array": tone(length, 500), "sampling_rate": RATE} for length in (2000, 300, 1111)]
         answers = classify(recordings, batch_size=batch_size, top_k=10, num_clips=7)
