@@ -26,8 +26,11 @@ class LongAudioClassificationPipeline(Chunks, Stock):
     FLAC, OGG and MP3 files do not need FFmpeg.
 
     Example:
-        >>> classify = pipeline(model="perceiver-sounds", pipeline_class=LongAudioClassificationPipeline)
-        >>> predictions = classify("recording.flac", num_clips=16)
+        >>> classify = pipeline(
+        ...     "audio-classification", model="perceiver-sounds", pipeline_class=LongAudioClassificationPipeline
+        ... )
+        >>> classify("recording.flac", num_clips=16)[0].keys()
+        dict_keys(['score', 'label'])
     """
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:

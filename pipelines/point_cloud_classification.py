@@ -24,7 +24,8 @@ class PointCloudClassificationPipeline(Base):
 
     Example:
         >>> classify = pipeline("point-cloud-classification", model="perceiver-shapes")
-        >>> predictions = classify("scan.ply", top_k=1)
+        >>> classify("scan.ply", top_k=1)[0].keys()
+        dict_keys(['label', 'score'])
     """
 
     _load_processor = False
