@@ -21,19 +21,19 @@ def seed_everything() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _seed_of_the_module():
-    """Seeds what fixtures of a whole module draw, whichever of its tests asks for them first."""
+    """Seeds the module's own fixtures, whichever test asks for them first."""
     seed_everything()
 
 
 @pytest.fixture(autouse=True)
 def _seed_of_the_test(_seed_of_the_module):
-    """Every test draws the same numbers, whatever ran before it in the same process."""
+    """Makes a test draw the same numbers whatever ran before it in the same process."""
     seed_everything()
 
 
 @pytest.fixture
 def one_thread():
-    """Two threads wait for each other on a busy machine, for work that one does at once."""
+    """Runs a test on one thread: on a busy machine, two threads wait for each other over work this small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -41,7 +41,10 @@ def one_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files with the most integration tests first: `--dist=loadfile` hands out whole files in this order,
-    and a worker that starts a long one last would keep the others waiting."""
+    """Puts the files with the most integration tests first.
+
+    `--dist=loadfile` hands out whole files in this order, and a worker that started a long one last would keep the
+    others waiting.
+    """
     integration_tests = Counter(item.path for item in items if item.get_closest_marker("integration"))
     items.sort(key=lambda item: -integration_tests[item.path])

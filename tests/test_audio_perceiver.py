@@ -65,8 +65,10 @@ class TestPaper:
         assert sum(p.numel() for p in model.parameters()) == expected
 
     def test_flops_of_perceiver_io_s_table_10(self):
-        """Its Perceiver has as many latents; with the video's inputs added, one cross-attend and 12 layers, the
-        formulas give the printed 21.0M parameters and 52.3B FLOPs."""
+        """The formulas give the printed 21.0M parameters and 52.3B FLOPs.
+
+        Its Perceiver has as many latents, one cross-attend and 12 layers; the video's inputs are added.
+        """
         config = AudioPerceiverConfig(
             num_blocks=1, num_cross_attends=1, num_self_attends_per_block=12, samples_per_patch=487 - 129
         )
