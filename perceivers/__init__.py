@@ -42,8 +42,8 @@ from perceivers.modeling.modeling_point_cloud_perceiver import (
     PointCloudPerceiverModel,
 )
 from perceivers.modeling.positions import DensePositions, GridPositions, fourier_grid, fourier_points
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.point_cloud_classification import PointCloudClassificationPipeline
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
@@ -56,6 +56,7 @@ except PackageNotFoundError:  # a clone that is not installed
     __version__ = "0.0.0"
 
 register_with_transformers()
+RecordingClassificationPipeline = LongAudioClassificationPipeline  # its name in 0.1.0, kept for one version
 
 __all__ = [
     "AUDIO_VARIANTS",
@@ -76,6 +77,7 @@ __all__ = [
     "IterativePerceiverConfig",
     "IterativePerceiverForClassification",
     "IterativePerceiverModel",
+    "LongAudioClassificationPipeline",
     "PerceiverEncoder",
     "PerceiverInputs",
     "PointCloudClassificationPipeline",

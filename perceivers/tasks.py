@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.point_cloud_classification import PointCloudClassificationPipeline
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
 from perceivers.training.audio import AUDIO, MIXTURES, SOUNDS
 from perceivers.training.classification import CLASSIFICATION
 from perceivers.training.images import DIGITS, IMAGES
@@ -89,7 +89,7 @@ TASKS = (
         CLASSIFICATION,
         (AutoModelForAudioClassification,),
         recipes={SOUNDS: "sounds", MIXTURES: "sounds"},
-        pipeline=RecordingClassificationPipeline,
+        pipeline=LongAudioClassificationPipeline,
     ),
     Task(
         "point-cloud-classification",

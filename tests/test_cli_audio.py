@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from perceivers.cli.main import main
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.training.audio import AUDIO as MODALITY
 from perceivers.training.sounds import sounds
 from tests.models import tiny_audio_model, tiny_extractor
@@ -132,6 +132,7 @@ def test_predict_a_folder(trained, recordings, capsys):
     assert capsys.readouterr().out.count("high") >= 6
 
 
+@pytest.mark.integration
 def test_mixtures_of_sounds(tmp_path, capsys, monkeypatch):
     few = {"train": partial(sounds, 24, seed=1, is_multi_label=True)}
     few["validation"] = partial(sounds, 60, seed=0, is_multi_label=True)
@@ -178,7 +179,7 @@ class TestRecordingPipeline:
             "audio-classification",
             model=model,
             feature_extractor=tiny_extractor("mel"),
-            pipeline_class=RecordingClassificationPipeline,
+            pipeline_class=LongAudioClassificationPipeline,
         )
         recordings = [{"array": tone(length, 500), "sampling_rate": RATE} for length in (2000, 300, 1111)]
         answers = classify(recordings, batch_size=batch_size, top_k=10, num_clips=7)

@@ -15,7 +15,7 @@ from tests.hub_server import TOKEN, running_hub
 # Another environment may read what this one has written: the path of its Python.
 READER = os.environ.get("PERCEIVERS_READER", sys.executable)
 
-pytestmark = pytest.mark.xdist_group("hub")  # one process, so that the round trip is made once
+pytestmark = pytest.mark.integration
 
 PUSH = """
 import json, sys

@@ -19,8 +19,6 @@ from tests.models import tiny_point_cloud_model
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
-pytestmark = pytest.mark.xdist_group("hub")
-
 DATASET = """
 import datasets
 from PIL import Image
@@ -30,6 +28,7 @@ dataset = dataset.cast_column("image", datasets.Image())
 """
 
 
+@pytest.mark.integration
 def test_the_python_of_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) == 5  # pipeline, from_pretrained, Trainer, Hub; point clouds

@@ -49,6 +49,7 @@ def random_numbers():
         ("point_cloud", AutoFeatureExtractor, AutoModelForSequenceClassification, (50, 3), {}),
     ],
 )
+@pytest.mark.integration
 def test_answers_to_the_bit(tmp_path, random_numbers, name, auto_processor, auto_model, shape, options):
     if name == "audio":
         pytest.importorskip("torchaudio")

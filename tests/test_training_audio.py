@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import PreTrainedConfig
 
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
+import perceivers
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.training.audio import (
     AUDIO,
     AudioAugmentationArguments,
@@ -203,6 +204,10 @@ class TestMetrics:
             CLASSIFICATION.loss(ClassTargets(["a", "b"], is_multi_label=True), 0.1, has_mixed_labels=False)
 
 
+def test_the_pipeline_has_its_name_of_version_0_1_0():
+    assert perceivers.RecordingClassificationPipeline is perceivers.LongAudioClassificationPipeline
+
+
 class TestEvaluation:
     def test_of_long_recordings_is_by_what_the_pipeline_says(self):
         """The mean over overlapping clips, where the first clip alone says something else."""
@@ -211,7 +216,7 @@ class TestEvaluation:
         recordings = [
             {"array": random.uniform(-1, 1, random.integers(100, 3000)), "sampling_rate": 8000} for _ in range(20)
         ]
-        classify = RecordingClassificationPipeline(model=model, feature_extractor=extractor)
+        classify = LongAudioClassificationPipeline(model=model, feature_extractor=extractor)
         answers = [prediction[0]["label"] for prediction in classify([dict(r) for r in recordings], top_k=1)]
         names = list(model.config.label2id)
         dataset = datasets.Dataset.from_dict({"audio": recordings, "label": [names.index(name) for name in answers]})

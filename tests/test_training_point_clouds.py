@@ -126,7 +126,7 @@ class TestAugmentation:
         assert 0.018 < shifts.abs().max() < 0.0201
 
     def test_dropout_leaves_two_points(self):
-        points, mask = batch(points=1000)
+        points, mask = batch(points=20_000)  # the share that is kept varies by 0.004
         _, kept = PointAugmentation(as_they_are, dropout=0.5)(points, mask)
         parts = kept.float().mean(dim=1)
         assert 0.48 < parts.min() < 0.6 and parts.max() > 0.9

@@ -22,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import convert_to_rgb
 
 from perceivers.modeling.configuration_image_perceiver import ImagePerceiverConfig
-from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_image
+from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_pil_image
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
@@ -275,7 +275,9 @@ class ImageModality(Modality):
 
         The stock pipeline's own reading clips 16-bit images, drops transparency and makes all images RGB.
         """
-        return pil_to_array(read_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False)
+        return pil_to_array(
+            read_pil_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False
+        )
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """Makes a processor on torchvision if that is installed and works, else on Pillow."""
