@@ -1,16 +1,24 @@
-"""The README's results from the JSON beside the benchmarks: `python -m benchmarks.tables` prints them."""
+"""The tables of docs/results.md, from the JSON beside the benchmarks.
 
+`python -m benchmarks.tables` prints them, `make results` writes them into the page.
+"""
+
+import argparse
 import json
 import statistics
+import textwrap
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS
 
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+START, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"perceiver": "Perceiver, `perceivers train`", "svm": "SVM, RBF kernel", "cnn": "CNN with 1-pixel shifts"}
 
 
 def read(name: str) -> dict[str, Any]:
-    """A result that a benchmark has written."""
+    """The results that a benchmark wrote."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -27,29 +35,29 @@ def mebibytes(number: int | None) -> str:
 
 
 def digits() -> list[str]:
-    """Accuracy on the held-out fifth, of the seeds that were run."""
+    """Accuracy on the held-out fifth of the digits, by model."""
     by_name = read("digits")["runs"].items()
     return accuracies({NAMES[name]: [run["accuracy"] for run in runs.values()] for name, runs in by_name})
 
 
-def accuracies(of_seeds: dict[str, list[float]]) -> list[str]:
-    """A row for each list of accuracies."""
-    lines = [row("", "seeds", "mean accuracy", "least", "greatest"), "|---|---|---|---|---|"]
-    for name, values in of_seeds.items():
+def accuracies(by_name: dict[str, list[float]]) -> list[str]:
+    """One row per name, for a list with the accuracy of each seed."""
+    lines = [row("", "seeds", "mean accuracy", "lowest", "highest"), "|---|---|---|---|---|"]
+    for name, values in by_name.items():
         figures = [f"{100 * figure:.2f} %" for figure in (statistics.mean(values), min(values), max(values))]
         lines.append(row(name, len(values), *figures))
     return lines
 
 
 def sounds() -> list[str]:
-    """Raw against mel on the held-out clips, of the seeds that were run."""
-    lines = [row("", "accuracy, one sound", "mAP, one to three", "ROC-AUC", "d-prime", "seconds of a core")]
+    """Raw audio against mel spectrograms on the held-out clips."""
+    lines = [row("", "accuracy, one sound", "mAP, one to three", "ROC-AUC", "d-prime", "core seconds")]
     lines.append("|---|---|---|---|---|---|")
-    runs = read("sounds")["runs"]
+    by_name = read("sounds")["runs"]
     for name, title in (("waveform", "raw audio, 128 patches"), ("mel", "mel spectrogram, 64 x 16 values")):
-        single, mixed = (list(runs[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
+        single, mixed = (list(by_name[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
         shares = [mean(single, "accuracy"), mean(mixed, "mean_average_precision"), mean(mixed, "roc_auc")]
-        seconds = " and ".join(f"{mean(of, 'cpu_seconds'):.0f}" for of in (single, mixed))
+        seconds = " and ".join(f"{mean(runs, 'cpu_seconds'):.0f}" for runs in (single, mixed))
         percent = [f"{100 * share:.1f} %" for share in shares]
         lines.append(row(title, *percent, f"{mean(mixed, 'd_prime'):.2f}", seconds))
     return lines
@@ -60,7 +68,7 @@ def mean(runs: list[dict[str, float]], key: str) -> float:
 
 
 def cross_attention() -> list[str]:
-    """Time of ours and of transformers' cross-attention, and the memory they add."""
+    """Time and additional memory of our cross-attention and of transformers'."""
     result = read("cross_attention")
     head = ("image", "", "transformers", "ours", "faster", "memory, transformers", "memory, ours")
     lines = [row(*head), "|---|---|---|---|---|---|---|"]
@@ -79,7 +87,7 @@ def cross_attention() -> list[str]:
 def whole_model() -> list[str]:
     """The paper's model and DeepMind's published one."""
     result = read("whole_model")
-    head = ("224 x 224, batch 1", "", "time", "ours", "faster", "were cross-attention free")
+    head = ("224 x 224, batch 1", "", "time", "ours", "faster", "if cross-attention were free")
     lines = [row(*head), "|---|---|---|---|---|---|"]
     for name, seconds in result["seconds"].items():
         reference, mode = list(seconds)[1], name.split(", ")[1]
@@ -92,7 +100,7 @@ def whole_model() -> list[str]:
 
 
 def point_clouds() -> list[str]:
-    """The paper's ModelNet40 model by the number of points."""
+    """The paper's ModelNet40 model, by number of points."""
     result = read("point_clouds")
     lines = [row("points", "", "time", "peak memory"), "|---|---|---|---|"]
     for entry in result["results"]:
@@ -103,13 +111,13 @@ def point_clouds() -> list[str]:
 
 
 def shapes() -> list[str]:
-    """Accuracy on the held-out shapes, of the seeds that were run."""
+    """Accuracy on the held-out shapes."""
     runs = read("shapes")["runs"].values()
-    keys = {"as they are": "accuracy", "turned about the vertical axis": "accuracy_turned"}
+    keys = {"as made": "accuracy", "rotated about the vertical axis": "accuracy_turned"}
     return accuracies({name: [run[key] for run in runs] for name, key in keys.items()})
 
 
-def machine_of(name: str) -> str:
+def machine_line(name: str) -> str:
     machine = read(name)["machine"]
     return (
         f"{machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}, "
@@ -118,26 +126,63 @@ def machine_of(name: str) -> str:
 
 
 def markdown() -> str:
-    """The section between the README's two marks."""
+    """What docs/results.md has between its two marks."""
     sections = [
-        "**One cross-attention**, 512 latents x 1024, 64 bands, RGB, float32, against transformers' with our weights "
-        f"(`python -m benchmarks.cross_attention`; medians; {machine_of('cross_attention')}):",
+        "## One cross-attention",
+        "512 latents of 1024 channels attend to an RGB image with 64 frequency bands, in float32. Transformers' "
+        "cross-attention has the same weights and is given the input array ready made. Medians; "
+        f"{machine_line('cross_attention')}.",
+        command("cross_attention"),
         "\n".join(cross_attention()),
-        f"**The whole model** (`python -m benchmarks.whole_model`; medians; {machine_of('whole_model')}):",
+        "![Time of one cross-attention against image size](../benchmarks/results/cross_attention.png)",
+        "## The whole model",
+        "The paper's model against our own dense path, and DeepMind's published model against transformers'. The last "
+        "column is the speed-up that a cross-attention at no cost would give: nothing that changes only the "
+        f"cross-attention can be faster. Medians; {machine_line('whole_model')}.",
+        command("whole_model"),
         "\n".join(whole_model()),
-        "**Digits**, the held-out fifth of 1,797 images (`python -m benchmarks.digits`):",
+        "## Digits",
+        "Accuracy on the held-out fifth of 1,797 images. A seed decides the split and the initial weights.",
+        command("digits"),
         "\n".join(digits()),
-        "**Sounds**, 1,200 held-out clips of twelve kinds of sound, by the recipes `sounds` and `sounds-mel` "
-        "(`python -m benchmarks.sounds`):",
+        "## Sounds",
+        "1,200 held-out clips of twelve kinds of sound, with the recipes `sounds` and `sounds-mel`. Core seconds are "
+        "those of the whole command, for one sound per clip and for mixtures.",
+        command("sounds"),
         "\n".join(sounds()),
-        f"**Shapes**, {read('shapes')['held_out']} held-out clouds of 12 solids (`python -m benchmarks.shapes`):",
+        "## Shapes",
+        f"{read('shapes')['held_out']} held-out clouds of twelve solids.",
+        command("shapes"),
         "\n".join(shapes()),
-        "**Point clouds** through the paper's ModelNet40 model, one forward pass of one cloud, float32 (`python -m "
-        f"benchmarks.point_clouds`; medians; {machine_of('point_clouds')}):",
+        "![Scanned solids with the predicted labels](../benchmarks/results/shapes.png)",
+        "## Point clouds",
+        "The paper's ModelNet40 model, one forward pass of one cloud, in float32. Medians; "
+        f"{machine_line('point_clouds')}.",
+        command("point_clouds"),
         "\n".join(point_clouds()),
     ]
-    return "\n\n".join(sections)
+    tables = ("|", "!")
+    return "\n\n".join(part if part.startswith(tables) else textwrap.fill(part, 120) for part in sections)
+
+
+def command(name: str) -> str:
+    return f"`python -m benchmarks.{name}`"
+
+
+def page() -> str:
+    """docs/results.md, with the tables of the current results."""
+    before, rest = PAGE.read_text().split(START)
+    return f"{before}{START}\n\n{markdown()}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/results.md")
+    if parser.parse_args().write:
+        PAGE.write_text(page())
+    else:
+        print(markdown())
 
 
 if __name__ == "__main__":
-    print(markdown())
+    main()

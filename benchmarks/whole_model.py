@@ -1,11 +1,12 @@
-"""The paper's whole ImageNet model at 224 x 224, float32: `python -m benchmarks.whole_model`.
+"""The paper's whole ImageNet model at 224 x 224, in float32: `python -m benchmarks.whole_model`.
 
 Two pairs, each with the same weights: the paper's model (8 cross-attends), `auto` against our own dense path with
-eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers' own.
-Beside each pair runs the same model with a cross-attention that costs nothing and answers zero: what is left is what
-both sides have in common, so no way to compute the cross-attention can be faster or smaller.
-Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own. A pair
-that is not asked for keeps the figures that it had.
+eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers'.
+Each pair is joined by the same model with a free cross-attention, which costs nothing and returns zeros. What remains
+is common to both sides, so no way of computing the cross-attention can be faster or smaller.
+
+Times are at batch 1, in turn. Peak memory is that of a training step at `--memory-batch`, each in a separate process.
+A pair that is not requested keeps its earlier figures.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class FreeInputs:
 
 
 def build(subject: str) -> nn.Module:
-    """A model; the members of a pair have the same weights."""
+    """Builds a model; the two members of a pair have the same weights."""
     torch.manual_seed(0)
     family, kind, *options = subject.split(", ")
     if family == "paper":
@@ -76,7 +77,7 @@ def build(subject: str) -> nn.Module:
 
 
 def call(subject: str, mode: str, batch: int, device: torch.device) -> Callable[[], Any]:
-    """A forward pass without gradients, or a training step's forward and backward pass."""
+    """A forward pass without gradients, or the forward and backward pass of a training step."""
     model = build(subject).to(device).train(mode == "training")
     torch.manual_seed(1)
     pixels = torch.randn(batch, 3, 224, 224, device=device)
