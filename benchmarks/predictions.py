@@ -96,9 +96,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("build/models"), help="folder of the three models")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figure = pyplot.figure(figsize=(9, 5.4))
+    figure = pyplot.figure(figsize=(9, 5.1))
     grid = figure.add_gridspec(
-        len(RECIPES), COLUMNS, left=0.14, right=0.99, top=0.93, bottom=0.02, wspace=0.12, hspace=0.32
+        len(RECIPES), COLUMNS, left=0.14, right=0.99, top=0.95, bottom=0.01, wspace=0.12, hspace=0.26
     )
     for row, (recipe, task) in enumerate(RECIPES.items()):
         classify = pipeline(task, model=str(trained(recipe, arguments.models)))
@@ -109,8 +109,8 @@ def main() -> None:
             axes = draw_input(figure, grid[row, column], recipe, value)
             is_right = best["label"] == label
             title = f"{best['label']}  {100 * best['score']:.1f} %" + ("" if is_right else f"\n(is {label})")
-            axes.set_title(title, fontsize=10, color="black" if is_right else "firebrick", pad=4)
-    figure.savefig(PICTURE, dpi=110)
+            axes.set_title(title, fontsize=9, color="black" if is_right else "firebrick", pad=4)
+    figure.savefig(PICTURE, dpi=110, pil_kwargs={"optimize": True})
     print(f"Wrote {PICTURE}")
 
 
