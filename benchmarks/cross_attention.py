@@ -22,8 +22,9 @@ from transformers.models.perceiver.modeling_perceiver import PerceiverAttention
 
 from benchmarks.measuring import RESULTS, in_own_process, interleaved, machine, peak_memory, save
 from perceivers import ImagePerceiverConfig, PerceiverInputs
-from perceivers.modeling.image_inputs import ImageInputs
-from perceivers.modeling.modeling_iterative_perceiver import INPUT_READERS, PerceiverCrossAttend
+from perceivers.modeling.attention import CROSS_ATTENTION_IMPLEMENTATIONS
+from perceivers.modeling.modeling_image_perceiver import ImageInputs
+from perceivers.modeling.modeling_iterative_perceiver import PerceiverCrossAttentionLayer
 
 MODULE = "benchmarks.cross_attention"
 OURS = ("dense", "absorbed", "factored")
@@ -39,21 +40,23 @@ SMALLEST_FOR_MEMORY = 64
 class Ours(nn.Module):
     """One implementation of our cross-attention, from pixels; `dense` uses eager attention, as transformers does."""
 
-    def __init__(self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttend, implementation: str):
+    def __init__(self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttentionLayer, implementation: str):
         super().__init__()
-        self.config, self.reader = config, INPUT_READERS[implementation]
+        self.config, self.prepare = config, CROSS_ATTENTION_IMPLEMENTATIONS[implementation]
         self.inputs = ImageInputs(config)
         self.norm, self.attention = cross_attend.attention_norm, cross_attend.attention
 
     def forward(self, latents: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        inputs = self.reader(self.inputs(pixels, None), latents, self.config)
-        return latents + self.attention(self.norm(latents), inputs)[0]
+        attend = self.prepare(self.inputs(pixels, None), latents, self.config)
+        return latents + self.attention(self.norm(latents), attend)[0]
 
 
 class Transformers(nn.Module):
     """The cross-attention of transformers' Perceiver with our weights, on a ready-made input array."""
 
-    def __init__(self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttend, inputs: PerceiverInputs):
+    def __init__(
+        self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttentionLayer, inputs: PerceiverInputs
+    ):
         super().__init__()
         self.array = inputs.dense()
         self.layer = PerceiverAttention(
@@ -98,7 +101,7 @@ def build(subject: str, size: int, device: torch.device) -> tuple[nn.Module, tor
     """The module, the latents (1, 512, 1024) and the pixels (1, 3, size, size); the same for every subject."""
     torch.manual_seed(0)
     config = ImagePerceiverConfig(image_size=size, attn_implementation="eager")
-    cross_attend = PerceiverCrossAttend.to_inputs(config)
+    cross_attend = PerceiverCrossAttentionLayer.to_inputs(config)
     with torch.no_grad():
         for parameter in cross_attend.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.dim() == 1 else 0.05))

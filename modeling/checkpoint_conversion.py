@@ -1,20 +1,20 @@
-"""Between this package's layout and that of transformers' own Perceivers for images, which DeepMind's weights have.
+"""Conversion between this package's layout and that of transformers' own Perceivers for images.
 
-Three classes of transformers are Perceiver IO for images. What tells them apart is written in their code and not in
-their configurations, so here it is a table. A model that is converted both ways is the same to the bit.
+DeepMind's weights are published in the latter. Three classes of transformers are Perceiver IO for images. They differ
+in their code and not in their configurations, so the differences are a table here. A model that is converted both ways
+is the same to the bit.
 
-The classes never read `layer_norm_eps`: their layer norms have PyTorch's own, 1e-5.
+The classes never read `layer_norm_eps`: their layer norms have PyTorch's default, 1e-5.
 """
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PerceiverConfig, PreTrainedConfig
 
-if TYPE_CHECKING:
-    from .configuration_image_perceiver import ImagePerceiverConfig
+from .configuration_iterative_perceiver import IterativePerceiverConfig
 
-# In our fields, what the code of all three classes fixes, and what that of each.
+# In our fields, what the code of all three classes fixes, and what each class fixes.
 FIXED_BY_ALL: dict[str, Any] = {
     "head": "query",
     "num_cross_attends": 1,
@@ -46,7 +46,7 @@ FIXED_BY_CLASS: dict[str, dict[str, Any]] = {
 }
 CLASS_OF_STEM = {fixed["stem"]: name for name, fixed in FIXED_BY_CLASS.items()}
 
-# Their name, our name, for fields that say the same.
+# Their name and our name of fields with the same meaning.
 RENAMED_FIELDS = {
     "num_latents": "num_latents",
     "d_latents": "d_latents",
@@ -61,10 +61,10 @@ RENAMED_FIELDS = {
     "attention_probs_dropout_prob": "attention_dropout",
 }
 
-# What every configuration of transformers has; the class that saves a model writes `architectures` itself.
+# Fields of every configuration of transformers; the class that saves a model writes `architectures` itself.
 COMMON_FIELDS = {field.name for field in fields(PreTrainedConfig)} - {"architectures"}
 
-# Parts of a key, theirs and ours, to be replaced one after the other; the other way, in the opposite order. No part of
+# Parts of a key, theirs and ours, replaced one after the other; for the other direction, in reverse order. No part of
 # one layout occurs in the keys of the other.
 RENAMED_KEYS = (
     ("perceiver.embeddings.latents", "perceiver.encoder.latents"),
@@ -88,7 +88,7 @@ RENAMED_KEYS = (
     (".mlp.dense1.", ".mlp.fc1."),
     (".mlp.dense2.", ".mlp.fc2."),
 )
-# The same for `from_pretrained`, as regular expressions. It leaves keys of our own layout alone.
+# The same for `from_pretrained`, as regular expressions. Keys of our own layout stay unchanged.
 KEY_MAPPING = {theirs.replace(".", r"\."): ours.replace(".", r"\.") for theirs, ours in RENAMED_KEYS}
 
 
@@ -107,7 +107,7 @@ def key_to_transformers(key: str) -> str:
 
 
 def is_transformers_perceiver(config_dict: dict[str, Any]) -> bool:
-    """Whether a saved configuration is of one of transformers' own Perceivers."""
+    """Whether a saved configuration belongs to one of transformers' own Perceivers."""
     return config_dict.get("model_type") == PerceiverConfig.model_type
 
 
@@ -115,8 +115,8 @@ def config_from_transformers(config_dict: dict[str, Any]) -> dict[str, Any]:
     """The fields of an [`ImagePerceiverConfig`] from the saved configuration of one of transformers' Perceivers.
 
     Raises:
-        ValueError: if the configuration is not of an image classifier, or a field has a value that we cannot express;
-            the message names the architecture or the field.
+        ValueError: If the configuration is not that of an image classifier, or a field has a value that we cannot
+            express; the message names the architecture or the field.
     """
     name = _architecture(config_dict)
     theirs = PerceiverConfig.from_dict(config_dict)
@@ -128,22 +128,26 @@ def config_from_transformers(config_dict: dict[str, Any]) -> dict[str, Any]:
         **FIXED_BY_ALL,
         **FIXED_BY_CLASS[name],
         **_widths_from_transformers(theirs),
-        # The other two classes are made for this size, whatever the field says: it is in their position encoding.
+        # The other two classes have a fixed size, whatever the field says: it is part of their position encoding.
         "image_size": theirs.image_size if FIXED_BY_CLASS[name]["position_encoding"] == "learned" else 224,
     }
 
 
-def config_to_transformers(config: "ImagePerceiverConfig") -> PerceiverConfig:
+def config_to_transformers(config: IterativePerceiverConfig) -> PerceiverConfig:
     """The configuration, `architectures` included, of the class of transformers that computes the same.
 
+    Args:
+        config: An [`ImagePerceiverConfig`].
+
     Raises:
-        ValueError: if none does; the message names the field in the way.
+        ValueError: If no class does; the message names the field that prevents it.
     """
+    (shape,) = config.stream_shapes
     name = CLASS_OF_STEM[config.stem]
     for field, required in {**FIXED_BY_ALL, **FIXED_BY_CLASS[name]}.items():
         actual = getattr(config, field)
         if field == "max_resolution":
-            actual, required = config.max_resolutions, (required,) * config.num_axes
+            actual, required = shape.max_resolutions, (required,) * shape.num_axes
         is_unshared_but_single = field == "share_blocks" and config.num_blocks == 1
         if actual != required and not is_unshared_but_single:
             raise ValueError(f"transformers' {name} has `{field}={required!r}`, got `{field}={actual!r}`.")
@@ -169,7 +173,7 @@ def _architecture(config_dict: dict[str, Any]) -> str:
 
 
 def _widths_from_transformers(theirs: PerceiverConfig) -> dict[str, int | None]:
-    """Their `qk_channels` and `v_channels` are those of the self-attention, too, and there must fit the latents."""
+    """Their `qk_channels` and `v_channels` also apply to the self-attention, where they must fit the latents."""
     shape = theirs.cross_attention_shape_for_attention
     if shape not in ("q", "kv"):
         raise ValueError(f'`cross_attention_shape_for_attention` must be "q" or "kv", got {shape!r}.')
@@ -183,7 +187,7 @@ def _widths_from_transformers(theirs: PerceiverConfig) -> dict[str, int | None]:
     return {"qk_channels": qk_channels, "v_channels": theirs.v_channels or qk_channels}
 
 
-def _widths_to_transformers(config: "ImagePerceiverConfig") -> dict[str, Any]:
+def _widths_to_transformers(config: IterativePerceiverConfig) -> dict[str, Any]:
     widths: dict[tuple[int, int], dict[str, Any]] = {
         (config.input_channels, config.input_channels): {"cross_attention_shape_for_attention": "kv"},
         (config.input_channels, config.d_latents): {"v_channels": config.d_latents},

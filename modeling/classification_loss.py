@@ -1,4 +1,4 @@
-"""The loss of every classification head: as transformers' own, with three differences that users run into."""
+"""The loss of every classification head: transformers' own, with three differences that matter to users."""
 
 from typing import Literal
 
@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_iterative_perceiver import IterativePerceiverConfig
+from .positions import at_least_float32
 
 IGNORED_LABEL = -100
 
@@ -19,26 +20,28 @@ def classification_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     **kwargs,
 ) -> torch.Tensor:
-    """Cross-entropy, binary cross-entropy or mean squared error, by `config.problem_type`; where that is `None` it is
-    inferred from the labels and written down, as transformers does.
+    """Cross-entropy, binary cross-entropy or mean squared error, by `config.problem_type`.
 
-    Unlike transformers' own, all three honour `num_items_in_batch`, so that accumulated gradients are those of one
-    large batch; integer labels are taken for many labels an example; and a label without a logit is named.
+    If that is `None`, it is inferred from the labels and set, as transformers does. Unlike transformers' own loss, all
+    three honour `num_items_in_batch`, so that accumulated gradients equal those of one large batch; integer labels
+    are accepted for several labels per example; and the error for a label without a logit names it.
 
     Args:
-        labels: (B,) integers for one label an example, -100 is left out; (B, num_labels) zeros and ones for many;
+        labels: (B,) integers for one label per example, -100 is ignored; (B, num_labels) zeros and ones for several;
             floats for a regression.
         logits: (B, num_labels).
-        num_items_in_batch: what the Trainer counts: labels in all the batches of an optimiser step.
+        config: Of the model; its `problem_type` chooses the loss.
+        num_items_in_batch: The Trainer's count of labels in all batches of an optimiser step.
+        kwargs: Ignored; transformers passes more than a classification needs.
 
     Raises:
-        ValueError: if a label lies outside [0, num_labels), which only the CPU tells, or labels and logits do not
-            match in shape.
+        ValueError: If a label lies outside [0, num_labels), which is only checked on a CPU, or the shapes of labels
+            and logits do not match.
     """
     if config.problem_type is None:
         config.problem_type = _infer_problem_type(labels, logits.shape[-1])
     labels = labels.to(logits.device)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     reduction = "mean" if num_items_in_batch is None else "sum"
     if config.problem_type == "single_label_classification":
         try:

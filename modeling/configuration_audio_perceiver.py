@@ -1,12 +1,13 @@
 """Configuration of the Perceiver for audio, and the table of its variants."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig, StreamShape
 
-# Where nothing is said of labels, they are AudioSet's: 527, and as many of them a clip as one hears.
+# The labels are AudioSet's unless others are given: 527, and a clip has any number of them.
 AUDIOSET: dict[str, Any] = {"num_labels": 527, "problem_type": "multi_label_classification"}
 
 TINY: dict[str, Any] = {  # ours, for tests and first steps
@@ -22,7 +23,7 @@ TINY: dict[str, Any] = {  # ours, for tests and first steps
     "num_labels": 10,
 }
 
-# Each row is what differs from the defaults, which are the paper's AudioSet model on raw audio.
+# Each row lists what differs from the defaults, which are the paper's AudioSet model on raw audio.
 # [P] is arXiv 2103.03206, Perceiver.
 AUDIO_VARIANTS: dict[str, dict[str, Any]] = {
     "audioset-waveform": AUDIOSET,  # [P] section 4.2, table 3: 38.3 mAP, 480 inputs
@@ -34,27 +35,27 @@ AUDIO_VARIANTS: dict[str, dict[str, Any]] = {
 
 @strict
 class AudioPerceiverConfig(IterativePerceiverConfig):
-    r"""
-    Configuration of an [`AudioPerceiverModel`]. The defaults are the paper's AudioSet model (arXiv 2103.03206, section
-    4.2): 61,440 samples in patches of 128, 2 cross-attends, each before a block of 8 self-attention layers, no shared
-    weights, 527 labels of which a clip has any number. The other fields are described in
-    [`IterativePerceiverConfig`].
+    r"""Configuration of an [`AudioPerceiverModel`].
 
-    What the paper leaves open is filled in here: 512 latents of 512 channels are those of the Perceiver in table 10 of
-    Perceiver IO (arXiv 2107.14795), on AudioSet as well; 64 frequency bands are those of its ImageNet model; and of
-    the mel spectrogram it only says that it has 4,800 values.
+    The defaults are the paper's AudioSet model (arXiv 2103.03206, section 4.2): 61,440 samples in patches of 128, 2
+    cross-attends, each before a block of 8 self-attention layers, no shared weights, 527 labels of which a clip has
+    any number. The other fields are described in [`IterativePerceiverConfig`].
+
+    Where the paper is silent: 512 latents of 512 channels are those of the Perceiver in table 10 of Perceiver IO
+    (arXiv 2107.14795), on AudioSet as well; 64 frequency bands are those of its ImageNet model; and of the mel
+    spectrogram it only says that it has 4,800 values.
 
     Args:
         representation (`"waveform"` or `"mel"`, defaults to `"waveform"`):
             What an input is. `"waveform"`: `samples_per_patch` samples of raw audio, at a place in time. `"mel"`: one
             value of a mel spectrogram, at a place in time and frequency.
         num_samples (`int`, defaults to 61440):
-            `"waveform"`: the length that the model was made for, 1.28 s at 48 kHz. It accepts any other; the
-            frequencies of the positions stay those of this length, as they do for `num_frames`.
+            `"waveform"`: the length that the model is made for, 1.28 s at 48 kHz. It accepts any other length; the
+            frequencies of the positions stay those of this one, as they do for `num_frames`.
         samples_per_patch (`int`, defaults to 128):
             `"waveform"`: the channels of an input's content.
         num_frames (`int`, defaults to 120):
-            `"mel"`: frames of the spectrogram that the model was made for; it accepts any other number.
+            `"mel"`: frames of the spectrogram that the model is made for; it accepts any other number.
         num_mel_bins (`int`, defaults to 40):
             `"mel"`: values of a frame.
 
@@ -87,28 +88,24 @@ class AudioPerceiverConfig(IterativePerceiverConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As transformers' own. It leaves its default of two labels out when it saves a configuration, so what a saved
-        one does not say are those, and not AudioSet's."""
+        """Builds a configuration from a saved dictionary, as transformers does.
+
+        transformers does not save its default of two labels, so a saved configuration without labels has those two
+        and not AudioSet's.
+        """
         if config_dict.get("id2label") is None:
             config_dict = {"num_labels": 2, **config_dict}
         return super().from_dict(config_dict, **kwargs)
 
     @property
-    def num_axes(self) -> int:
-        """1 for a waveform: time; 2 for a mel spectrogram: time and frequency."""
-        return len(self.grid)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Patches of the configured waveform, or frames and mel bins: (480,) and (120, 40) for the paper's models."""
+    def stream_shapes(self) -> tuple[StreamShape, ...]:
+        """Patches in time, or values in time and frequency: (480,) and (120, 40) for the paper's models."""
+        grid: tuple[int, ...] = (self.num_frames, self.num_mel_bins)
+        content_channels = 1
         if self.representation == "waveform":
-            return (-(-self.num_samples // self.samples_per_patch),)
-        return (self.num_frames, self.num_mel_bins)
-
-    @property
-    def content_channels(self) -> int:
-        """The samples of a patch, or the one value of a time and frequency."""
-        return self.samples_per_patch if self.representation == "waveform" else 1
+            grid = (math.ceil(self.num_samples / self.samples_per_patch),)
+            content_channels = self.samples_per_patch
+        return (StreamShape(grid, content_channels, self.max_resolutions(default=grid), self.num_frequency_bands),)
 
 
 __all__ = ["AUDIO_VARIANTS", "AudioPerceiverConfig"]

@@ -5,13 +5,13 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from .checkpoint_conversion import config_from_transformers, is_transformers_perceiver
-from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig, StreamShape
 
 IMAGENET = {"num_labels": 1000}
 PERCEIVER_IO = {**IMAGENET, "num_cross_attends": 1, "head": "query"}
 TABLE_5 = {**IMAGENET, "num_self_attends_per_block": 0, "share_cross_attends": "none"}
 
-# Each row is what differs from the defaults, which are the paper's best ImageNet model.
+# Each row lists what differs from the defaults, which are the paper's best ImageNet model.
 # [P] is arXiv 2103.03206, Perceiver; [IO] is arXiv 2107.14795, Perceiver IO.
 IMAGE_VARIANTS: dict[str, dict[str, Any]] = {
     "imagenet-fourier": IMAGENET,  # [P] table 1: 78.0 % top-1, 44.9 M parameters, 707.2 B FLOPs
@@ -57,29 +57,31 @@ IMAGE_VARIANTS: dict[str, dict[str, Any]] = {
 
 @strict
 class ImagePerceiverConfig(IterativePerceiverConfig):
-    r"""
-    Configuration of an [`ImagePerceiverModel`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section
-    4.1): 224 x 224 pixels, 512 latents of 1024 channels, 8 cross-attends, 8 blocks of 6 self-attention layers.
-    The other fields are described in [`IterativePerceiverConfig`].
+    r"""Configuration of an [`ImagePerceiverModel`].
+
+    The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1): 224 x 224 pixels, 512 latents of 1024
+    channels, 8 cross-attends, 8 blocks of 6 self-attention layers. The other fields are described in
+    [`IterativePerceiverConfig`].
 
     Args:
         image_size (`int` or `(height, width)`, defaults to 224):
-            The size that the model was made for, in pixels. With Fourier positions it accepts any other; the
-            frequencies stay those of this size, so that a position keeps its meaning.
+            The size that the model is made for, in pixels. With Fourier positions it accepts any other size; the
+            frequencies stay those of this one, so that a position keeps its meaning.
         num_channels (`int`, defaults to 3):
             Channels of a pixel.
         stem (`"pixels"`, `"conv1x1"` or `"conv"`, defaults to `"pixels"`):
-            What becomes of the pixels before they are inputs. `"pixels"`: nothing. `"conv1x1"`: each is mapped to
-            `stem_channels`. `"conv"`: a 7 x 7 convolution to `stem_channels`, batch norm and max pooling leave one
-            input for 4 x 4 pixels (Perceiver IO, arXiv 2107.14795, appendix A).
+            How pixels become inputs. `"pixels"`: unchanged. `"conv1x1"`: each is mapped to `stem_channels`. `"conv"`:
+            a 7 x 7 convolution to `stem_channels`, batch norm and max pooling leave one input for 4 x 4 pixels
+            (Perceiver IO, arXiv 2107.14795, appendix A).
         stem_channels (`int`, defaults to 64):
-            Channels that a convolutional stem gives.
+            Output channels of a convolutional stem.
         position_encoding (`"fourier"` or `"learned"`, defaults to `"fourier"`):
-            How an input says where it stands. `"learned"`: by a table with a row an input of the configured size.
+            How the position of an input is encoded. `"learned"`: a table with one row per input of the configured
+            size.
         learned_position_channels (`int`, defaults to 256):
             Channels of a row of that table.
         position_projection_channels (`int`, *optional*):
-            Channels that the rows are mapped to by a linear layer; `None` takes them as they are.
+            Channels that a linear layer maps the rows to; `None` leaves it out.
 
     Example:
         >>> config = ImagePerceiverConfig.from_variant("imagenet-fourier", num_labels=10)
@@ -93,17 +95,17 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
     num_channels: int = 3
     stem: Literal["pixels", "conv1x1", "conv"] = "pixels"
     stem_channels: int = 64
-    # Wider than the base's: other modalities have Fourier positions alone.
+    # Wider than the base's: other modalities only have Fourier positions.
     position_encoding: Literal["fourier", "learned"] = "fourier"  # type: ignore[assignment]
     learned_position_channels: int = 256
     position_projection_channels: int | None = None
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As transformers' own; the configuration of one of its own Perceivers comes back converted.
+        """Reads a saved configuration; one of transformers' own Perceivers is converted.
 
         Raises:
-            ValueError: if it describes a Perceiver that this class cannot, see [`config_from_transformers`].
+            ValueError: If it describes a Perceiver that this class cannot express, see [`config_from_transformers`].
         """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if is_transformers_perceiver(config_dict):
@@ -113,7 +115,8 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
     def validate_architecture(self):
         if len(self.image_sizes) != 2 or min(self.image_sizes) < 1:
             raise ValueError(f"`image_size` must be one or two positive integers, got {self.image_size}.")
-        if min(self.grid) < 1:
+        (shape,) = self.stream_shapes
+        if min(shape.grid) < 1:
             raise ValueError(f'`stem="conv"` needs images of 5 x 5 pixels or more, got image_size={self.image_size}.')
         if self.position_projection_channels is not None:
             if self.position_projection_channels < 1:
@@ -133,34 +136,27 @@ class ImagePerceiverConfig(IterativePerceiverConfig):
         super().validate_architecture()
 
     @property
-    def num_axes(self) -> int:
-        """2: height and width."""
-        return 2
-
-    @property
     def image_sizes(self) -> tuple[int, ...]:
         """Height and width of the configured image in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """Height and width of the inputs that the stem makes of the configured image."""
-        if self.stem != "conv":
-            return self.image_sizes
-        # The convolution keeps every second pixel; then windows of 3 stand side by side, 2 apart.
-        return tuple(((size + 1) // 2 - 1) // 2 for size in self.image_sizes)
-
-    @property
-    def content_channels(self) -> int:
-        """Channels of a pixel, or those that a convolutional stem makes of them."""
-        return self.num_channels if self.stem == "pixels" else self.stem_channels
-
-    @property
-    def position_channels(self) -> int:
-        """Channels of an input's position: of the Fourier features, or of the learned table, projected or not."""
-        if self.position_encoding == "fourier":
-            return self.fourier_channels
-        return self.position_projection_channels or self.learned_position_channels
+    def stream_shapes(self) -> tuple[StreamShape, ...]:
+        """The inputs that the stem makes of the configured image, by height and width."""
+        grid = self.image_sizes
+        if self.stem == "conv":
+            # The convolution keeps every second pixel; then windows of 3 follow each other, 2 apart.
+            grid = tuple(((size + 1) // 2 - 1) // 2 for size in grid)
+        learned = self.position_projection_channels or self.learned_position_channels
+        return (
+            StreamShape(
+                grid=grid,
+                content_channels=self.num_channels if self.stem == "pixels" else self.stem_channels,
+                max_resolutions=self.max_resolutions(default=grid),
+                num_bands=self.num_frequency_bands,
+                learned_position_channels=learned if self.position_encoding == "learned" else None,
+            ),
+        )
 
 
 __all__ = ["IMAGE_VARIANTS", "ImagePerceiverConfig"]

@@ -1,6 +1,9 @@
 """What every Perceiver configuration shares: the latent array, the cross-attends, the latent transformer."""
 
 import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -41,11 +44,53 @@ MINIMA = {
 }
 
 
+@dataclass(frozen=True)
+class StreamShape:
+    """Shape of one stream of inputs, such as the pixels of an image or the patches of a waveform.
+
+    Attributes:
+        grid: Sizes of the axes that the inputs are arranged along; a single number for points in any order.
+        content_channels: Channels of an input without its position.
+        max_resolutions: One per axis of a position; the top frequency of an axis is half of it.
+        num_bands: K, Fourier feature bands per axis.
+        learned_position_channels: Channels of learned positions; `None` for Fourier features.
+    """
+
+    grid: tuple[int, ...]
+    content_channels: int
+    max_resolutions: tuple[int, ...]
+    num_bands: int
+    learned_position_channels: int | None = None
+
+    @property
+    def num_inputs(self) -> int:
+        """M, the number of inputs."""
+        return math.prod(self.grid)
+
+    @property
+    def num_axes(self) -> int:
+        """Number of axes of a position: 2 for images."""
+        return len(self.max_resolutions)
+
+    @property
+    def position_channels(self) -> int:
+        """Channels of a position: d (1 + 2K) Fourier features for d axes (paper, section 3.2), or the learned ones."""
+        if self.learned_position_channels is not None:
+            return self.learned_position_channels
+        return self.num_axes * (1 + 2 * self.num_bands)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of an input: its content, then its position."""
+        return self.content_channels + self.position_channels
+
+
 @strict
 class IterativePerceiverConfig(PreTrainedConfig):
-    r"""
-    The part of the configuration that all modalities share; use the class of a modality, such as
-    [`ImagePerceiverConfig`]. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1, appendix C).
+    r"""Configuration fields that all modalities share.
+
+    Use the class of a modality, such as [`ImagePerceiverConfig`]; a modality of your own subclasses this one and
+    defines `stream_shapes`. The defaults are the paper's ImageNet model (arXiv 2103.03206, section 4.1, appendix C).
 
     Letters: N latents of D channels, M inputs of C channels.
 
@@ -59,39 +104,47 @@ class IterativePerceiverConfig(PreTrainedConfig):
         num_self_attends_per_block (`int`, defaults to 6):
             Self-attention layers in a block; 0 leaves out the latent transformer (paper, table 5).
         num_cross_attends (`int`, defaults to 8):
-            Cross-attends to the inputs. Divides `num_blocks`; attend i stands before block
+            Cross-attends to the inputs. Divides `num_blocks`; cross-attend i comes before block
             `i * num_blocks / num_cross_attends`.
         share_cross_attends (`"none"`, `"after_first"` or `"all"`, defaults to `"after_first"`):
             Which cross-attends share one set of weights. `"after_first"`: the first has its own, the others one set
             (paper, section 3.2: sharing the first as well was unstable).
         share_blocks (`bool`, defaults to `True`):
             Whether all latent blocks are one set of weights (paper, table 7).
-        num_self_attention_heads (`int`, defaults to 8), num_cross_attention_heads (`int`, defaults to 1):
-            Attention heads.
-        qk_channels, v_channels (`int`, *optional*):
-            Widths of queries and keys, and of values, in the cross-attends. `None` is the inputs' width C.
-        self_attention_widening_factor, cross_attention_widening_factor (`int`, defaults to 1):
-            Width of the MLP after the attention, as a multiple of D.
+        num_self_attention_heads (`int`, defaults to 8):
+            Heads of the latent self-attention.
+        num_cross_attention_heads (`int`, defaults to 1):
+            Heads of the cross-attends.
+        qk_channels (`int`, *optional*):
+            Width of the queries and keys of the cross-attends. `None` is the inputs' width C.
+        v_channels (`int`, *optional*):
+            Width of the values of the cross-attends. `None` is the inputs' width C.
+        self_attention_widening_factor (`int`, defaults to 1):
+            Width of the MLP after a self-attention, as a multiple of D.
+        cross_attention_widening_factor (`int`, defaults to 1):
+            Width of the MLP after a cross-attention, as a multiple of D.
         num_frequency_bands (`int`, defaults to 64):
-            K, Fourier feature bands an axis; an axis gives 1 + 2K channels.
-        max_resolution (`int` or one `int` an axis, *optional*):
+            K, Fourier feature bands per axis; each axis adds 1 + 2K channels.
+        max_resolution (`int` or one `int` per axis, *optional*):
             Frequencies are spaced evenly from 1 to `max_resolution / 2`. `None` is the configured grid.
         position_encoding (`"fourier"`, defaults to `"fourier"`):
-            How an input says where it stands.
+            How the position of an input is encoded.
         head (`"mean"` or `"query"`, defaults to `"mean"`):
-            What the classifier, one linear layer, reads. `"mean"`: the mean over the latents, as the paper. `"query"`:
-            what a learned query of D channels takes from the latents by a cross-attend, as Perceiver IO
+            What the classifier, one linear layer, reads. `"mean"`: the mean over the latents, as in the paper.
+            `"query"`: the output of a learned query of D channels that attends to the latents, as in Perceiver IO
             (arXiv 2107.14795, appendix A).
-        hidden_act (`str`, defaults to `"gelu"`), layer_norm_eps (`float`, defaults to 1e-5):
-            Activation of the MLPs and epsilon of the layer norms.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLPs.
+        layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilon of the layer norms.
         attention_dropout (`float`, defaults to 0.0):
             Dropout on all attention weights. The paper found that dropout degraded performance.
         initializer_range (`float`, defaults to 0.02):
             Scale of the latents' truncated normal initialisation, cut at two standard deviations.
         cross_attention_implementation (`"auto"`, `"factored"`, `"absorbed"` or `"dense"`, defaults to `"auto"`):
-            How the cross-attends are computed; all give the same answer. `"dense"` makes keys and values of all inputs
-            and goes through the attention interface; `"absorbed"` makes neither; `"factored"` uses that positions on a
-            grid are separable. `"auto"` takes the cheapest that gives what was asked.
+            How the cross-attends are computed; all give the same answer. `"dense"` computes keys and values of all
+            inputs and goes through the attention interface; `"absorbed"` computes neither; `"factored"` relies on
+            positions on a grid being separable. `"auto"` takes the cheapest that can return what was asked for.
 
     Raises:
         ValueError: for a field that does not exist, and for fields that contradict each other.
@@ -133,10 +186,10 @@ class IterativePerceiverConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if unknown := self._unknown_fields(kwargs):
-            hints = [f"`{name}`{self._closest_field(name)}" for name in unknown]
+            hints = [f"`{name}`{did_you_mean(name, self.__dataclass_fields__)}" for name in unknown]
             raise ValueError(f"{type(self).__name__} has no field {', '.join(hints)}.")
         super().__post_init__(**kwargs)
-        # The decorator validates as well, but wraps what is raised; here it stays the ValueError that callers expect.
+        # The decorator validates as well, but wraps the error; raised here it is the ValueError that callers expect.
         self.validate_architecture()
 
     @classmethod
@@ -156,14 +209,12 @@ class IterativePerceiverConfig(PreTrainedConfig):
         return [name for name in values if name not in known and not name.startswith("_")]
 
     @classmethod
-    def _closest_field(cls, name: str) -> str:
-        matches = difflib.get_close_matches(name, cls.__dataclass_fields__, n=1)
-        return f" (did you mean `{matches[0]}`?)" if matches else ""
-
-    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As transformers' own, for a saved configuration: fields that this version does not know are named in a
-        warning and kept as attributes, as somebody may have added them."""
+        """Builds a configuration from a saved dictionary, as transformers does.
+
+        Fields that this version does not know are named in a warning and kept as attributes, as somebody may have
+        added them.
+        """
         extra = {name: config_dict[name] for name in cls._unknown_fields(config_dict)}
         if extra:
             logger.warning(
@@ -176,20 +227,19 @@ class IterativePerceiverConfig(PreTrainedConfig):
         return config
 
     def validate_architecture(self):
-        """Raises ValueError where fields contradict each other, and names them."""
+        """Checks that fields are in range and do not contradict each other.
+
+        Raises:
+            ValueError: Otherwise; the message names the fields.
+        """
         for name, least in self.minima.items():
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if not 0 <= self.attention_dropout < 1:
             raise ValueError(f"`attention_dropout` must be in [0, 1), got {self.attention_dropout}.")
-        if isinstance(self.max_resolution, (list, tuple)) and len(self.max_resolution) != self.num_axes:
-            raise ValueError(
-                f"`max_resolution` must be one number or one for each of {self.num_axes} axes, got "
-                f"{self.max_resolution}."
-            )
         if self.num_blocks % self.num_cross_attends:
             raise ValueError(
-                "`num_cross_attends` must divide `num_blocks`, so that the cross-attends stand evenly before the "
+                "`num_cross_attends` must divide `num_blocks`, so that the cross-attends are spread evenly over the "
                 f"blocks: got num_cross_attends={self.num_cross_attends} and num_blocks={self.num_blocks}."
             )
         if self.d_latents % self.num_self_attention_heads:
@@ -206,34 +256,19 @@ class IterativePerceiverConfig(PreTrainedConfig):
                 )
 
     @property
-    def num_axes(self) -> int:
-        """Number of axes of an input's position: 2 for images."""
-        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
+    def stream_shapes(self) -> tuple[StreamShape, ...]:
+        """Shape of each stream of inputs, at the configured size. A modality defines it."""
+        raise NotImplementedError(f"{type(self).__name__} belongs to no modality; define `stream_shapes`.")
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """Sizes of the axes of the configured input."""
-        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
-
-    @property
-    def content_channels(self) -> int:
-        """Channels of an input without its position."""
-        raise NotImplementedError(f"{type(self).__name__} belongs to no modality.")
-
-    @property
-    def fourier_channels(self) -> int:
-        """Channels of the Fourier features of a position: d (1 + 2K) for d axes (paper, section 3.2)."""
-        return self.num_axes * (1 + 2 * self.num_frequency_bands)
-
-    @property
-    def position_channels(self) -> int:
-        """Channels of an input's position."""
-        return self.fourier_channels
+    def num_inputs(self) -> int:
+        """M, the number of inputs of all streams, at the configured size."""
+        return sum(shape.num_inputs for shape in self.stream_shapes)
 
     @property
     def input_channels(self) -> int:
         """C, the channels of an input: 261 for the paper's ImageNet model."""
-        return self.content_channels + self.position_channels
+        return max(shape.input_channels for shape in self.stream_shapes)
 
     @property
     def cross_qk_channels(self) -> int:
@@ -245,19 +280,42 @@ class IterativePerceiverConfig(PreTrainedConfig):
         """Width of the values of the cross-attends."""
         return self.input_channels if self.v_channels is None else self.v_channels
 
-    @property
-    def max_resolutions(self) -> tuple[int, ...]:
-        """`max_resolution` for each axis; the top frequency of an axis is half of it."""
+    def max_resolutions(self, default: tuple[int, ...]) -> tuple[int, ...]:
+        """`max_resolution` for each axis of a stream; the top frequency of an axis is half of it.
+
+        Args:
+            default: Used where `max_resolution` is `None`; its length is the number of axes.
+
+        Raises:
+            ValueError: If there is another number of them.
+        """
         if self.max_resolution is None:
-            return self.grid
+            return default
         if isinstance(self.max_resolution, int):
-            return (self.max_resolution,) * self.num_axes
+            return (self.max_resolution,) * len(default)
+        if len(self.max_resolution) != len(default):
+            raise ValueError(
+                f"`max_resolution` must be one number or one for each of {len(default)} axes, got "
+                f"{self.max_resolution}."
+            )
         return tuple(self.max_resolution)
 
     @property
+    def num_distinct_cross_attends(self) -> int:
+        """Number of cross-attends with weights of their own, as `share_cross_attends` says."""
+        distinct = {"none": self.num_cross_attends, "after_first": 2, "all": 1}[self.share_cross_attends]
+        return min(distinct, self.num_cross_attends)
+
+    @property
     def num_hidden_layers(self) -> int:
-        """Number of layers that a forward pass applies, cross-attends and self-attends, shared or not."""
+        """Number of layers that a forward pass applies: cross-attends and self-attends, shared or not."""
         return self.num_cross_attends + self.num_blocks * self.num_self_attends_per_block
 
 
-__all__ = ["MINIMA", "IterativePerceiverConfig"]
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean `...`?)`, or an empty string if nothing known is close."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+__all__ = ["MINIMA", "IterativePerceiverConfig", "StreamShape"]

@@ -5,9 +5,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig
+from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig, StreamShape
 
-# Each row is what differs from the defaults, which are the paper's ModelNet40 model.
+# Each row lists what differs from the defaults, which are the paper's ModelNet40 model.
 POINT_CLOUD_VARIANTS: dict[str, dict[str, Any]] = {
     "modelnet40": {"num_labels": 40},  # arXiv 2103.03206, section 4.3: 85.7 %
     "tiny": {  # ours, for tests and first steps
@@ -25,20 +25,20 @@ POINT_CLOUD_VARIANTS: dict[str, dict[str, Any]] = {
 
 @strict
 class PointCloudPerceiverConfig(IterativePerceiverConfig):
-    r"""
-    Configuration of a [`PointCloudPerceiverModel`]. The defaults are the paper's ModelNet40 model (arXiv 2103.03206,
-    section 4.3): 512 latents of 1024 channels, 2 cross-attends, 2 blocks of 6 self-attention layers, 64 frequency
-    bands up to 1120, ten times the top frequency of its images. The other fields are described in
-    [`IterativePerceiverConfig`].
+    r"""Configuration of a [`PointCloudPerceiverModel`].
+
+    The defaults are the paper's ModelNet40 model (arXiv 2103.03206, section 4.3): 512 latents of 1024 channels, 2
+    cross-attends, 2 blocks of 6 self-attention layers, 64 frequency bands up to 1120, ten times the top frequency of
+    its images. The other fields are described in [`IterativePerceiverConfig`].
 
     Args:
         num_points (`int`, defaults to 2048):
-            The number of points that the model was made for. It accepts any other; this one is what a processor
-            samples to, and what costs are told for.
+            The number of points that the model is made for. It accepts any other; a processor samples to this number,
+            and costs are given for it.
         num_features (`int`, defaults to 0):
-            F, the channels of a point besides its coordinates, such as 3 for normals or colours.
-        max_resolution (`int` or one `int` an axis, defaults to 2240):
-            Frequencies are spaced evenly from 1 to `max_resolution / 2`. Points stand on no grid that could be the
+            F, the channels of a point after its coordinates, such as 3 for normals or colours.
+        max_resolution (`int` or one `int` per axis, defaults to 2240):
+            Frequencies are spaced evenly from 1 to `max_resolution / 2`. Points lie on no grid that could be the
             default.
 
     Example:
@@ -57,8 +57,11 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As transformers' own. A pipeline that was saved beside the weights, for machines without this package, is
-        forgotten where the task is registered, or transformers would want `trust_remote_code` for it all the same."""
+        """Builds a configuration from a saved dictionary, as transformers does.
+
+        A pipeline that was saved with the weights, for machines without this package, is dropped where its task is
+        registered: transformers would otherwise ask for `trust_remote_code` all the same.
+        """
         tasks = PIPELINE_REGISTRY.get_supported_tasks()
         saved = config_dict.get("custom_pipelines") or {}
         saved = {task: where for task, where in saved.items() if task not in tasks}
@@ -67,28 +70,19 @@ class PointCloudPerceiverConfig(IterativePerceiverConfig):
 
     def validate_architecture(self):
         if self.max_resolution is None:
-            raise ValueError("`max_resolution` must be given, as points stand on no grid; got None.")
+            raise ValueError("`max_resolution` must be given, as points lie on no grid; got None.")
         if self.cross_attention_implementation == "factored":
             raise ValueError(
-                '`cross_attention_implementation="factored"` needs inputs on a grid, and points stand on none; use '
+                '`cross_attention_implementation="factored"` needs inputs on a grid, and points lie on none; use '
                 '"auto" or "absorbed".'
             )
         super().validate_architecture()
 
     @property
-    def num_axes(self) -> int:
-        """3: x, y and z."""
-        return 3
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """The number of points, in no order."""
-        return (self.num_points,)
-
-    @property
-    def content_channels(self) -> int:
-        """Channels of a point besides its coordinates; none in the paper."""
-        return self.num_features
+    def stream_shapes(self) -> tuple[StreamShape, ...]:
+        """Points in any order, with the axes x, y and z."""
+        max_resolutions = self.max_resolutions(default=(self.num_points,) * 3)
+        return (StreamShape((self.num_points,), self.num_features, max_resolutions, self.num_frequency_bands),)
 
 
 __all__ = ["POINT_CLOUD_VARIANTS", "PointCloudPerceiverConfig"]

@@ -1,18 +1,18 @@
-"""Exact softmax attention whose scores are a content part plus one part an axis of a grid.
+"""Exact softmax attention whose scores are a content part plus one part per axis of a grid.
 
     score(r, m) = scale[m] * (content_query[r] . content[m] + sum over axes a of axis_scores[a][r, i_a(m)])
 
 for R query rows and the M = S_1 * ... * S_A cells of a grid, where cell m has the index i_a(m) along axis a. The
 weights w = softmax(score) * scale are needed only through `w @ content` and through their marginals along each axis,
 so nothing of size R x M is ever kept: the scores are computed tile by tile, as in FlashAttention (arXiv 2205.14135),
-and once more in the backward pass, from the logarithm of the softmax's denominator.
+and again in the backward pass, from the logarithm of the softmax's denominator.
 
-A tile is an outer product with the last axis, plus one batched matrix product that takes in the content and all other
-axes; one exponential; and one more matrix product and one sum for the results. The exponentials have base 2, which
+A tile is an outer product with the last axis, plus one batched matrix product for the content and all other axes; one
+exponential; and one more matrix product and one sum for the results. The exponentials have base 2, which
 PyTorch computes in half the time of base e on a CPU, and the weights' factor `scale` is log2(scale) in their exponent.
 
 Letters: B batch, R query rows, C content channels, X cells of the last axis, Y cells of all others, M = Y * X.
-Inside the tiles the query rows come last, so that memory is read in long runs however short an axis is.
+Inside the tiles the query rows come last, so that memory is read in long runs even if an axis is short.
 """
 
 import itertools
@@ -25,28 +25,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile has to stay in the
-# last-level cache between the passes over it, and to be so large that starting PyTorch's threads does not count;
-# elsewhere the number of kernel launches counts.
+# The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile must stay in the
+# last-level cache between the passes over it, yet be large enough for the cost of starting PyTorch's threads not to
+# matter; elsewhere the number of kernel launches matters.
 CPU_TILE = (2**21, 512, 512)
 DEVICE_TILE = (2**25, 1024, 4096)
 
 NUM_SAMPLED_CELLS = 256
 LOG2_OF_ZERO = -1e30  # finite, because 0 * inf is not a number
 
-# Hub code may be imported next to the installed package: every copy of this module registers operators of its own.
+# Hub code may be imported next to the installed package, so every copy of this module registers separate operators.
 NAMESPACE = re.sub(r"\W", "_", __name__)
 
 
 def factored_attention(
     content_query: Tensor, axis_scores: Sequence[Tensor], content: Tensor, scale: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """
-    Attends from R query rows to the M cells of a grid; the formula is at the top of this file.
+    """Attends from R query rows to the M cells of a grid; the formula is at the top of this file.
 
     Args:
         content_query: (B, R, C).
-        axis_scores: one to three tensors (B, R, S_a); M is the product of all S_a, in row-major order.
+        axis_scores: One to three tensors (B, R, S_a); M is the product of all S_a, in row-major order.
         content: (B, M, C).
         scale: (B, M), positive.
         mask: (B, M), boolean, True = attend.
@@ -54,12 +53,15 @@ def factored_attention(
     Returns:
         `w @ content` (B, R, C), and for each axis the sums of w over all other axes (B, R, S_a), where
         w = softmax(score) * scale. Zeros where there is nothing to attend to.
+
+    Raises:
+        ValueError: If there are other than 1 to 3 axes, or their sizes do not multiply to M.
     """
     if not 1 <= len(axis_scores) <= 3:
-        raise ValueError(f"Expected 1 to 3 axes but got {len(axis_scores)}")
+        raise ValueError(f"Expected 1 to 3 axes but got {len(axis_scores)}.")
     sizes = [scores.shape[-1] for scores in axis_scores]
     if math.prod(sizes) != content.shape[1]:
-        raise ValueError(f"Expected {math.prod(sizes)} cells for axes of sizes {sizes} but got {content.shape[1]}")
+        raise ValueError(f"Expected {math.prod(sizes)} cells for axes of sizes {sizes} but got {content.shape[1]}.")
     if mask is not None:
         content = content.masked_fill(~mask[..., None], 0)
         scale = scale.masked_fill(~mask, 0)
@@ -70,7 +72,7 @@ def factored_attention(
         row = leading[0]
     else:
         row = (leading[0][..., :, None] + leading[1][..., None, :]).flatten(2)
-    attend = _forward if torch.compiler.is_compiling() else FactoredAttention.apply
+    attend = _forward if torch.compiler.is_compiling() else FactoredAttentionFunction.apply
     by_content, by_row, by_column, _ = attend(content_query, row, column, content, scale)
     if not leading:
         return by_content, (by_column,)
@@ -80,15 +82,15 @@ def factored_attention(
     return by_content, (by_row.sum(3), by_row.sum(2), by_column)
 
 
-class Cells(NamedTuple):
-    """The grid's side of the scores."""
+class GridFactors(NamedTuple):
+    """The factors of the scores that belong to the cells of the grid."""
 
     features: Tensor  # (B, Y, X, C + 3): log2(scale), 1, content * scale, scale
     values: Tensor  # (B, Y, X, C + 2): content, 1, 1 / scale
     scale: Tensor  # (B, Y, X, 1)
 
     @classmethod
-    def of(cls, content: Tensor, scale: Tensor, num_rows: int) -> "Cells":
+    def of(cls, content: Tensor, scale: Tensor, num_rows: int) -> "GridFactors":
         scale = scale[..., None]
         ones = torch.ones_like(scale)
         inverse = scale.reciprocal().masked_fill(scale == 0, 0)
@@ -97,19 +99,19 @@ class Cells(NamedTuple):
         return cls(*(t.unflatten(1, (num_rows, -1)).contiguous() for t in (features, values, scale)))
 
 
-class Query(NamedTuple):
-    """The query rows' side of the scores; also of the gradient of the weights, which has the same form."""
+class RowFactors(NamedTuple):
+    """The factors of the scores that belong to the query rows; the gradient of the weights has the same form."""
 
-    shared: Tensor  # (B, C + 2, R): the factors of `Cells.features` that all rows share, which are all but the last
+    shared: Tensor  # (B, C + 2, R): the factors of all `GridFactors.features` but the last, which all rows share
     row: Tensor  # (B, Y, R)
     column: Tensor  # (B, X, R)
 
     @classmethod
-    def of(cls, content: Tensor, row: Tensor, column: Tensor, log_weight: float, offset: Tensor) -> "Query":
+    def of(cls, content: Tensor, row: Tensor, column: Tensor, log_weight: float, offset: Tensor) -> "RowFactors":
         content, row, column, offset = (t.mT.contiguous() for t in (content, row, column, offset[..., None]))
         return cls(torch.cat([torch.full_like(offset, log_weight), offset, content], 1), row, column)
 
-    def minus(self, offset: Tensor) -> "Query":
+    def minus(self, offset: Tensor) -> "RowFactors":
         shared = self.shared.clone()
         shared[:, 1] -= offset
         return self._replace(shared=shared)
@@ -129,14 +131,14 @@ class Tile(NamedTuple):
     def shape(self) -> list[int]:
         return [s.stop - s.start for s in (self.batch, self.rows, self.columns, self.queries)]
 
-    def query_matrix(self, query: Query) -> Tensor:
-        """(b, y, C + 3, r), to be multiplied with `Cells.features`"""
+    def query_matrix(self, query: RowFactors) -> Tensor:
+        """(b, y, C + 3, r), multiplied with `GridFactors.features`."""
         row = query.row[self.batch, self.rows, None, self.queries]
         shared = query.shared[self.batch, None, :, self.queries]
         return torch.cat([shared.expand(-1, row.shape[1], -1, -1), row], 2)
 
-    def scores(self, query: Query, matrix: Tensor, cells: Cells, buffer: Tensor) -> Tensor:
-        """(b, y, x, r), in `buffer`"""
+    def scores(self, query: RowFactors, matrix: Tensor, cells: GridFactors, buffer: Tensor) -> Tensor:
+        """(b, y, x, r), in `buffer`."""
         shape = self.shape()
         out = buffer[: math.prod(shape)].view(shape)
         column = query.column[self.batch, None, self.columns, self.queries]
@@ -146,13 +148,13 @@ class Tile(NamedTuple):
         return out
 
     def sums(self, weights: Tensor, values: Tensor) -> Tensor:
-        """(b, y, x, r), (B, Y, X, V) -> (b, y, V, r)"""
+        """(b, y, x, r), (B, Y, X, V) -> (b, y, V, r)."""
         values = values[self.batch, self.rows, self.columns]
         return torch.bmm(values.flatten(0, 1).mT, weights.flatten(0, 1)).unflatten(0, weights.shape[:2])
 
 
 def tiles(num_queries: int, grid: Sequence[int], device: torch.device) -> tuple[list[Tile], int]:
-    """The tiles that cover all scores, and the size of the largest. A tile of several batch elements has all rows."""
+    """The tiles that cover all scores, and the size of the largest; a tile of several examples has all rows."""
     num_batch, num_rows, num_columns = grid
     size, r, x = CPU_TILE if device.type == "cpu" else DEVICE_TILE
     r = min(r, num_queries)
@@ -169,8 +171,8 @@ def tiles(num_queries: int, grid: Sequence[int], device: torch.device) -> tuple[
     return [Tile(*block) for block in blocks], b * r * x * y
 
 
-def sampled_maxima(query: Query, cells: Cells) -> Tensor:
-    """(B, R), the maxima of the scores over a few cells."""
+def sampled_maxima(query: RowFactors, cells: GridFactors) -> Tensor:
+    """(B, R): the maxima of the scores over a few cells."""
     num_rows, num_columns = cells.scale.shape[1:3]
     num_cells = num_rows * num_columns
     sample = torch.linspace(0, num_cells - 1, min(num_cells, NUM_SAMPLED_CELLS), device=cells.scale.device).long()
@@ -181,8 +183,8 @@ def sampled_maxima(query: Query, cells: Cells) -> Tensor:
     return scores.amax(1).clamp_min(LOG2_OF_ZERO / 2)
 
 
-def exact_maxima(query: Query, cells: Cells) -> Tensor:
-    """(B, R)"""
+def exact_maxima(query: RowFactors, cells: GridFactors) -> Tensor:
+    """(B, R): the maxima of the scores."""
     maxima = torch.full_like(query.shared[:, 0], LOG2_OF_ZERO / 2)
     blocks, size = tiles(maxima.shape[1], cells.scale.shape[:3], maxima.device)
     buffer = maxima.new_empty(size)
@@ -193,8 +195,8 @@ def exact_maxima(query: Query, cells: Cells) -> Tensor:
     return maxima
 
 
-def sums_of_weights(query: Query, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
-    """With w = exp2(scores): sums of w * `Cells.values` (B, C + 2, R), of w by row (B, Y, R), by column (B, X, R)."""
+def sums_of_weights(query: RowFactors, cells: GridFactors) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of w = exp2(scores): w * `GridFactors.values` (B, C + 2, R), w by row (B, Y, R), by column (B, X, R)."""
     num_batch, num_rows, num_columns, num_values = cells.values.shape
     num_queries = query.row.shape[2]
     by_value = cells.values.new_zeros(num_batch, num_values, num_queries)
@@ -215,15 +217,18 @@ def sums_of_weights(query: Query, cells: Cells) -> tuple[Tensor, Tensor, Tensor]
 def _forward(
     content_query: Tensor, row: Tensor, column: Tensor, content: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """
-    The results for two axes (B, R, C), (B, R, Y), (B, R, X), and log2 of the softmax's denominators (B, R).
+    """The results for two axes (B, R, C), (B, R, Y), (B, R, X), and log2 of the softmax's denominators (B, R).
+
     Where `scale` is 0 a cell is masked.
     """
     with torch.autocast(content.device.type, enabled=False):
-        cells = Cells.of(content, scale, row.shape[2])
-        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=row.new_zeros(row.shape[:2]))
-        # Subtracting any number that is not far from the maximum is as good as subtracting the maximum. If it was far,
-        # the denominators tell. Off the CPU, waiting for them could cost more than the exact maxima.
+        # Factors of the scores, to base 2.
+        cells = GridFactors.of(content, scale, row.shape[2])
+        query = RowFactors.of(
+            *in_base_2(content_query, row, column), log_weight=1, offset=row.new_zeros(row.shape[:2])
+        )
+        # Subtracting any number close to the maximum is as good as subtracting the maximum. If it was not close, the
+        # denominators show it. Off the CPU, waiting for them could cost more than the exact maxima.
         maxima = sampled_maxima(query, cells) if content.is_cpu else exact_maxima(query, cells)
         by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
         if content.is_cpu:
@@ -232,6 +237,7 @@ def _forward(
             if not (least > limits.tiny**0.5 and greatest < limits.max**0.5):
                 maxima = exact_maxima(query, cells)
                 by_value, by_row, by_column = sums_of_weights(query.minus(maxima), cells)
+        # Divide by the denominators.
         denominator = by_value[:, -1:]
         empty = denominator == 0
         inverse = denominator.reciprocal().masked_fill(empty, 0)
@@ -262,19 +268,20 @@ def _backward(
     scale: Tensor,
     of_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """
-    Gradients of `_forward`'s arguments, the last two empty unless `of_cells`.
+    """Gradients of `_forward`'s arguments, the last two empty unless `of_cells`.
 
     With t = the gradient of w (content part plus one part an axis, like the scores) and p = softmax(score):
     d score = p * (scale * t - sum over m of w * t); all that follows needs only e = d score * scale and w = p * scale.
     """
     with torch.autocast(content.device.type, enabled=False):
-        cells = Cells.of(content, scale, row.shape[2])
+        # Factors of the scores and of t.
+        cells = GridFactors.of(content, scale, row.shape[2])
         products = [(gradient * result).sum(-1) for gradient, result in zip(gradients, results, strict=True)]
         mean = torch.stack(products).sum(0)
-        query = Query.of(*in_base_2(content_query, row, column), log_weight=1, offset=-log_denominator)
-        gradient = Query.of(gradients[0], gradients[1], gradients[2], log_weight=0, offset=-mean)
+        query = RowFactors.of(*in_base_2(content_query, row, column), log_weight=1, offset=-log_denominator)
+        gradient = RowFactors.of(gradients[0], gradients[1], gradients[2], log_weight=0, offset=-mean)
         values = cells.values[..., :-1]
+        # Sums of e, tile by tile.
         d_content_query = torch.zeros_like(query.shared[:, 2:])
         d_row, d_column = torch.zeros_like(query.row), torch.zeros_like(query.column)
         d_values, d_scale = (part.new_zeros(part.shape if of_cells else 0) for part in (values, cells.scale))
@@ -289,7 +296,7 @@ def _backward(
             d_row[tile.batch, tile.rows, tile.queries] += sums[:, :, -1]
             d_column[tile.batch, tile.columns, tile.queries] += d_scores.sum(1)
             if of_cells:
-                # Overwrites the tiles.
+                # Gradients of the cells; overwrites the tiles.
                 for left, side, matrix, factor in (
                     (weights, gradient, gradient_matrix, 1),
                     (d_scores, query, query_matrix, math.log(2)),
@@ -299,6 +306,7 @@ def _backward(
                     right = side.column[tile.batch, None, tile.columns, tile.queries]
                     part = d_scale[tile.batch, tile.rows, tile.columns]
                     part.add_(left.mul_(right).sum(-1, keepdim=True), alpha=factor)
+        # From log2(scale) and content * scale to scale and content.
         if of_cells:
             d_content = d_values[..., :-1].flatten(1, 2)
             d_scale = (content * d_content).sum(-1) + d_values[..., -1].flatten(1) + d_scale.flatten(1)
@@ -315,8 +323,8 @@ def _(gradients, results, log_denominator, content_query, row, column, content, 
     return tuple(content.new_empty(shape) for shape in shapes)
 
 
-class FactoredAttention(torch.autograd.Function):
-    """`_forward` with its gradients, for what does not take them from the operator: the transforms of `torch.func`."""
+class FactoredAttentionFunction(torch.autograd.Function):
+    """`_forward` with its gradients, for transforms that do not take them from the operator, as `torch.func`'s."""
 
     generate_vmap_rule = True
 
@@ -337,7 +345,7 @@ class FactoredAttention(torch.autograd.Function):
         return d if of_cells else (*d[:3], None, None)
 
 
-_forward.register_autograd(FactoredAttention.backward, setup_context=FactoredAttention.setup_context)
+_forward.register_autograd(FactoredAttentionFunction.backward, setup_context=FactoredAttentionFunction.setup_context)
 
 
 def _vmap_forward(info, in_dims, *args):
@@ -358,7 +366,7 @@ def _vmap_backward(info, in_dims, gradients, results, *args):
 
 
 def _into_batch(num: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Merges the dimension that is mapped over with the batch."""
+    """Merges the mapped dimension with the batch."""
     pairs = zip(dims, tensors, strict=True)
     return [(t.expand(num, *t.shape) if d is None else t.movedim(d, 0)).flatten(0, 1) for d, t in pairs]
 

@@ -6,13 +6,13 @@ arXiv 2107.14795, tables 7 and 10, which these formulas reproduce to the last pr
 Counted, a multiplication and an addition as two operations:
     - every matrix product: queries, keys, values, scores, the weighted sums of the values, the outputs, the MLPs, the
       classifier;
-    - the softmax, three operations a score.
+    - the softmax, three operations per score.
 
 Not counted: layer norms, activations, biases, residual additions, the mean over the latents, and the positions.
 
-The count is that of the paper's form of the model: every cross-attend makes keys and values of all inputs, also where
-it shares its weights with the one before, and scores every input densely. It says nothing of the implementation that
-runs, which may reach the same answer with fewer operations.
+The count is for the paper's form of the model: every cross-attend computes keys and values of all inputs, even if it
+shares its weights with the one before, and scores every input densely. The implementation that runs may reach the same
+answer with fewer operations.
 
 Letters: N latents of D channels, M inputs of C channels, H heads, Q and V the channels of keys and of values over all
 heads, W the widening factor of the MLP.
@@ -27,10 +27,11 @@ def cross_attend_flops(config: IterativePerceiverConfig, num_inputs: int) -> int
     """FLOPs of one cross-attend of one example: 2MC(Q + V) + 2ND(Q + V) + 2NM(Q + V) + 3HNM + 4WNDD.
 
     Args:
+        config: Of the model.
         num_inputs: M.
 
     Raises:
-        ValueError: if there is less than one input.
+        ValueError: If there is less than one input.
     """
     if num_inputs < 1:
         raise ValueError(f"`num_inputs` must be at least 1, got {num_inputs}.")
@@ -55,8 +56,10 @@ def self_attend_flops(config: IterativePerceiverConfig) -> int:
 
 
 def head_flops(config: IterativePerceiverConfig) -> int:
-    """FLOPs of the head of one example: 2 D `num_labels` of the classifier and, with `head="query"`,
-    4NDD + 4DD + 4ND + 3N + 4DD of the cross-attend from one query to the latents."""
+    """FLOPs of the head of one example: 2 D `num_labels` of the classifier.
+
+    With `head="query"`, also 4NDD + 4DD + 4ND + 3N + 4DD of the cross-attend from one query to the latents.
+    """
     latents, width = config.num_latents, config.d_latents
     classifier = 2 * width * (config.num_labels or 0)
     if config.head == "mean":
@@ -71,10 +74,11 @@ def forward_flops(config: IterativePerceiverConfig, num_inputs: int) -> int:
     """FLOPs of a forward pass of one example through a classifier: 707.2 billion for the paper's ImageNet model.
 
     Args:
+        config: Of the model.
         num_inputs: M, such as height * width of an image.
 
     Raises:
-        ValueError: if there is less than one input.
+        ValueError: If there is less than one input.
 
     Example:
         >>> forward_flops(ImagePerceiverConfig.from_variant("imagenet-fourier"), num_inputs=224 * 224)

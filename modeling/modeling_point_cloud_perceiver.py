@@ -10,39 +10,39 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_point_cloud_perceiver import PointCloudPerceiverConfig
 from .modeling_iterative_perceiver import (
+    InputStream,
     IterativePerceiverClassifierOutput,
     IterativePerceiverForClassification,
     IterativePerceiverModel,
     IterativePerceiverPreTrainedModel,
     PerceiverInputs,
 )
-from .positions import fourier_points
+from .positions import at_least_float32, fourier_points
 
 
 class PointCloudInputs(nn.Module):
-    """(B, P, 3 + F) -> P inputs: where a point stands is its position, its other channels are its content."""
+    """(B, P, 3 + F) -> P inputs: the coordinates of a point are its position, its features are its content."""
 
     def __init__(self, config: PointCloudPerceiverConfig):
         super().__init__()
-        self.config = config
+        self.shape = config.stream_shapes[0]
 
     def forward(
         self, point_values: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype | None = None
     ) -> PerceiverInputs:
-        """`dtype` is that of the content; positions are at least float32, whatever the type of the weights."""
+        """Content has the given type; positions are at least float32, whatever the type of the weights."""
         if mask is not None:
-            point_values = point_values.masked_fill(~mask.unsqueeze(-1), 0.0)  # also where padding is not a number
-        coordinates, features = point_values.split([3, self.config.num_features], dim=-1)
-        coordinates = coordinates.to(torch.promote_types(coordinates.dtype, torch.float32))
-        positions = fourier_points(coordinates, self.config.num_frequency_bands, self.config.max_resolutions)
-        return PerceiverInputs(content=features.to(dtype), positions=positions, mask=mask)
+            point_values = point_values.masked_fill(~mask.unsqueeze(-1), 0.0)  # padding may be NaN
+        coordinates, features = point_values.split([3, self.shape.content_channels], dim=-1)
+        positions = fourier_points(at_least_float32(coordinates), self.shape.num_bands, self.shape.max_resolutions)
+        return PerceiverInputs(InputStream(features.to(dtype), positions, mask))
 
 
 class PointCloudPerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
     """What both models for point clouds share: their input.
 
     Attributes:
-        input_dtype: of the points, also where the weights are in half precision, which cannot hold the angles of high
+        input_dtype: Of the points, even if the weights are in half precision, which cannot hold the angles of high
             frequencies.
     """
 
@@ -53,8 +53,7 @@ class PointCloudPerceiverPreTrainedModel(IterativePerceiverPreTrainedModel):
 
 
 class PointCloudPerceiverModel(PointCloudPerceiverPreTrainedModel, IterativePerceiverModel):
-    r"""
-    The Perceiver for point clouds without a head: a cloud -> its latents.
+    r"""The Perceiver for point clouds without a head: a cloud -> its latents.
 
     Example:
         >>> model = PointCloudPerceiverModel(PointCloudPerceiverConfig.from_variant("tiny"))
@@ -75,18 +74,20 @@ class PointCloudPerceiverModel(PointCloudPerceiverPreTrainedModel, IterativePerc
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
-        r"""
+        r"""Encodes point clouds as latents.
+
         Args:
             point_values: (B, P, 3 + `num_features`): x, y and z of P points in [-1, 1], then their features. Any
-                number of points in any order. Keep them in float32, also where the weights are in half precision.
+                number of points in any order. Keep them in float32, even if the weights are in half precision.
             attention_mask: (B, P), 1 or True for points, 0 or False for padding, which changes nothing.
-            output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
+            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, as everywhere in transformers.
 
-        Returns: `last_hidden_state` (B, `num_latents`, `d_latents`), `hidden_states` (the latents at first and after
-            every layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, P).
+        Returns:
+            `last_hidden_state` (B, `num_latents`, `d_latents`), `hidden_states` (the latents at first and after every
+            layer), `attentions` and `cross_attentions`, the last (B, heads, `num_latents`, P).
 
         Raises:
-            ValueError: if a shape is not as above.
+            ValueError: If a shape is not as above.
         """
         width = 3 + self.config.num_features
         if point_values.dim() != 3 or point_values.shape[1] < 1 or point_values.shape[2] != width:
@@ -107,9 +108,10 @@ class PointCloudPerceiverModel(PointCloudPerceiverPreTrainedModel, IterativePerc
 class PointCloudPerceiverForPointCloudClassification(
     PointCloudPerceiverPreTrainedModel, IterativePerceiverForClassification
 ):
-    r"""
-    The Perceiver for point clouds with a classification head: one linear layer on the mean over the latents (paper,
-    section 3.2), or on what a learned query takes from them (Perceiver IO).
+    r"""The Perceiver for point clouds with a classification head.
+
+    One linear layer on the mean over the latents (paper, section 3.2), or on the output of a learned query that
+    attends to them (Perceiver IO).
 
     Example:
         >>> model = PointCloudPerceiverForPointCloudClassification(PointCloudPerceiverConfig.from_variant("tiny"))
@@ -128,15 +130,19 @@ class PointCloudPerceiverForPointCloudClassification(
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IterativePerceiverClassifierOutput:
-        r"""
-        Args:
-            point_values, attention_mask: as [`PointCloudPerceiverModel.forward`].
-            labels: (B,) class indices, or (B, `num_labels`) zeros and ones for many labels a cloud.
+        r"""Classifies point clouds.
 
-        Returns: `logits` (B, `num_labels`) and, with labels, `loss`; see [`IterativePerceiverClassifierOutput`].
+        Args:
+            point_values: As in [`PointCloudPerceiverModel.forward`].
+            attention_mask: As there.
+            labels: (B,) class indices, or (B, `num_labels`) zeros and ones for several labels per cloud.
+            kwargs: As there.
+
+        Returns:
+            `logits` (B, `num_labels`) and, with labels, `loss`; see [`IterativePerceiverClassifierOutput`].
 
         Raises:
-            ValueError: if a shape is wrong or a label is not below `num_labels`.
+            ValueError: If a shape is wrong or a label is not below `num_labels`.
         """
         outputs = self.perceiver(point_values, attention_mask, **kwargs)
         return self.classify(outputs, labels, **kwargs)

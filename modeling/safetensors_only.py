@@ -1,4 +1,4 @@
-"""Weights are data: they are read from safetensors, which hold nothing but tensors."""
+"""Weights are data: they are read from safetensors files, which hold nothing but tensors."""
 
 import contextlib
 from os import PathLike
@@ -11,7 +11,7 @@ from transformers.utils.hub import has_file
 
 
 class SafetensorsPreTrainedModel(PreTrainedModel):
-    """A model whose `from_pretrained` refuses pickled weights, and says which weights it could not read."""
+    """A model whose `from_pretrained` refuses pickled weights and names weights that it could not read."""
 
     @classmethod
     def from_pretrained(
@@ -21,11 +21,12 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
         use_safetensors: bool | None = True,
         **kwargs,
     ):
-        """As transformers' own, but a pickle is read only if `use_safetensors=False` asks for it; its types are then
-        still restricted, see `weights_only`.
+        """Loads a model as transformers does, but a pickle only with `use_safetensors=False`.
+
+        Its types are then still restricted, see `weights_only`.
 
         Raises:
-            OSError: if there is nothing to load, only a pickle, or a file that is truncated or corrupt.
+            OSError: If there is nothing to load, only a pickle, or a file that is truncated or corrupt.
         """
         try:
             return super().from_pretrained(
@@ -39,7 +40,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
             if use_safetensors and _has_pickle(pretrained_model_name_or_path, kwargs):
                 raise OSError(
                     f"{pretrained_model_name_or_path} has its weights as a pickle only, which can run code when read; "
-                    f"write them as safetensors with `perceivers convert {pretrained_model_name_or_path} TARGET "
+                    f"convert them to safetensors with `perceivers convert {pretrained_model_name_or_path} TARGET "
                     "--allow_pickle`, or pass `use_safetensors=False`."
                 ) from error
             raise
@@ -51,7 +52,7 @@ def _has_pickle(name: str | PathLike | None, kwargs: dict[str, Any]) -> bool:
     where = {key: kwargs[key] for key in ("revision", "token", "local_files_only", "cache_dir") if key in kwargs}
     subfolder = kwargs.get("subfolder")
     prefix = f"{subfolder}/" if subfolder else ""
-    with contextlib.suppress(OSError):  # it is looked for to explain an error, which is then the one to raise
+    with contextlib.suppress(OSError):  # only meant to explain an earlier error, which is the one to raise
         return any(has_file(name, prefix + file, **where) for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
     return False
 

@@ -29,7 +29,7 @@ from perceivers.modeling.configuration_iterative_perceiver import IterativePerce
 from perceivers.modeling.configuration_point_cloud_perceiver import POINT_CLOUD_VARIANTS, PointCloudPerceiverConfig
 from perceivers.modeling.modeling_audio_perceiver import AudioPerceiverForAudioClassification, AudioPerceiverModel
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification, ImagePerceiverModel
-from perceivers.modeling.modeling_iterative_perceiver import PerceiverEncoder, PerceiverInputs
+from perceivers.modeling.modeling_iterative_perceiver import InputStream, PerceiverEncoder, PerceiverInputs
 from perceivers.modeling.modeling_point_cloud_perceiver import (
     PointCloudPerceiverForPointCloudClassification,
     PointCloudPerceiverModel,
@@ -105,6 +105,7 @@ __all__ = [
     "ImagePerceiverImageProcessor",
     "ImagePerceiverImageProcessorPil",
     "ImagePerceiverModel",
+    "InputStream",
     "IterativePerceiverConfig",
     "PerceiverEncoder",
     "PerceiverInputs",

@@ -129,8 +129,8 @@ def describe(
     """
     if batch_size < 1:
         raise ValueError(f"`--batch_size` must be at least 1, got {batch_size}.")
-    grid = config.grid if image_size is None else resized(config, image_size).grid
-    num_inputs = math.prod(grid)
+    (shape,) = (config if image_size is None else resized(config, image_size)).stream_shapes
+    num_inputs = shape.num_inputs
     parameters = count_parameters(config)
     flops = {
         "cross_attends": config.num_cross_attends * cross_attend_flops(config, num_inputs),
@@ -142,11 +142,11 @@ def describe(
         "model_type": config.model_type,
         "batch_size": batch_size,
         "inputs": {
-            "grid": list(grid),
+            "grid": list(shape.grid),
             "number": num_inputs,
             "channels": config.input_channels,
-            "content_channels": config.content_channels,
-            "position_channels": config.position_channels,
+            "content_channels": shape.content_channels,
+            "position_channels": shape.position_channels,
         },
         "latents": {"number": config.num_latents, "channels": config.d_latents},
         "layers": {

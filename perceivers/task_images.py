@@ -57,7 +57,7 @@ class ImageClassification(Task):
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """On torchvision where that is installed and works."""
-        height, width = config.grid
+        height, width = config.stream_shapes[0].grid
         defaults: dict[str, Any] = {
             "size": {"height": height, "width": width},
             "crop_size": {"height": round(CROP * height), "width": round(CROP * width)},

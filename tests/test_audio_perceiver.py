@@ -11,6 +11,7 @@ from perceivers import (
     AUDIO_VARIANTS,
     AudioPerceiverConfig,
     AudioPerceiverForAudioClassification,
+    InputStream,
     PerceiverInputs,
 )
 from perceivers.modeling.flops import forward_flops
@@ -53,7 +54,7 @@ class TestPaper:
     )
     def test_numbers(self, variant, grid, channels):
         config = AudioPerceiverConfig.from_variant(variant)
-        assert (config.grid, config.input_channels) == (grid, channels)
+        assert (config.stream_shapes[0].grid, config.input_channels) == (grid, channels)
         assert (config.num_labels, config.problem_type) == (527, "multi_label_classification")
         with torch.device("meta"):
             model = AudioPerceiverForAudioClassification(config)
@@ -85,15 +86,16 @@ class TestPaper:
         waveform = torch.randn(1, 61440)
         inputs = model.perceiver.inputs(waveform, None)
         assert inputs.dense().shape == (1, 480, 257)
-        torch.testing.assert_close(inputs.content[0, 3], waveform[0, 384:512])
+        torch.testing.assert_close(inputs.streams[0].content[0, 3], waveform[0, 384:512])
         assert logits(model, {"input_values": waveform}).shape == (1, 527)
 
     def test_inputs_of_a_spectrogram_stand_frame_by_frame(self):
         model, features = tiny_audio_model("mel"), batch("mel")["input_features"]
         inputs = model.perceiver.inputs(features, None)
-        assert inputs.positions.sizes == (16, 8)
-        torch.testing.assert_close(inputs.content[0, 5 * 8 + 3, 0], features[0, 5, 3])
-        times, frequencies = inputs.positions.dense()[0, :, 0], inputs.positions.dense()[0, :, 1]
+        positions = inputs.streams[0].positions
+        assert positions.sizes == (16, 8)
+        torch.testing.assert_close(inputs.streams[0].content[0, 5 * 8 + 3, 0], features[0, 5, 3])
+        times, frequencies = positions.dense()[0, :, 0], positions.dense()[0, :, 1]
         torch.testing.assert_close(times.view(16, 8), torch.linspace(-1, 1, 16)[:, None].expand(16, 8))
         torch.testing.assert_close(frequencies.view(16, 8), torch.linspace(-1, 1, 8).expand(16, 8))
 
@@ -120,18 +122,19 @@ class TestProperties:
         for variant, expected in (("audioset-waveform", "dense"), ("audioset-mel", "factored")):
             with torch.device("meta"):
                 model = AudioPerceiverForAudioClassification(AudioPerceiverConfig.from_variant(variant))
-            content = torch.empty(1, int(np.prod(model.config.grid)), 1)
-            inputs = PerceiverInputs(content, model.perceiver.inputs(*meta_input(model)).positions)
+            positions = model.perceiver.inputs(*meta_input(model)).streams[0].positions
+            content = torch.empty(1, model.config.num_inputs, model.config.stream_shapes[0].content_channels)
+            inputs = PerceiverInputs(InputStream(content, positions))
             assert model.perceiver.encoder.cheapest_implementation(inputs) == expected
 
     def test_permuting_inputs_with_their_positions_changes_nothing(self, representation):
         model = tiny_audio_model(representation)
         values = batch(representation)
-        inputs = model.perceiver.inputs(*values.values(), None)
-        order = torch.randperm(inputs.content.shape[1], generator=torch.Generator().manual_seed(0))
-        permuted = PerceiverInputs(inputs.content[:, order], DensePositions(inputs.positions.dense()[:, order]))
+        (stream,) = model.perceiver.inputs(*values.values(), None).streams
+        order = torch.randperm(stream.content.shape[1], generator=torch.Generator().manual_seed(0))
+        permuted = InputStream(stream.content[:, order], DensePositions(stream.positions.dense()[:, order]))
         with torch.no_grad():
-            latents = model.perceiver.encoder(permuted)
+            latents = model.perceiver.encoder(PerceiverInputs(permuted))
         torch.testing.assert_close(
             model.classifier(model.pooler(latents)), logits(model, values), atol=1e-4, rtol=1e-5
         )

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification, PerceiverInputs
-from perceivers.modeling.modeling_iterative_perceiver import INPUT_READERS, PerceiverCrossAttend
+from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification, InputStream, PerceiverInputs
+from perceivers.modeling.attention import CROSS_ATTENTION_IMPLEMENTATIONS
+from perceivers.modeling.configuration_iterative_perceiver import StreamShape
+from perceivers.modeling.modeling_iterative_perceiver import PerceiverCrossAttentionLayer
 from perceivers.modeling.positions import DensePositions, fourier_grid
 from tests.models import assert_checkpointing_keeps_the_gradients, randomize, tiny_image_model
 
@@ -24,8 +26,8 @@ class GridConfig(ImagePerceiverConfig):
     axes: int = 2
 
     @property
-    def num_axes(self) -> int:
-        return self.axes
+    def stream_shapes(self) -> tuple[StreamShape, ...]:
+        return (StreamShape((1,), self.num_channels, (1,) * self.axes, self.num_frequency_bands),)
 
     def validate_architecture(self):
         pass
@@ -46,7 +48,7 @@ def case(sizes, *, batch=2, channels=3, latents=5, bands=4, heads=1, qk=None, v=
         v_channels=v,
         attn_implementation="eager",
     )
-    layer = randomize(PerceiverCrossAttend.to_inputs(config).double(), seed)
+    layer = randomize(PerceiverCrossAttentionLayer.to_inputs(config).double(), seed)
     content = 2 * torch.randn(batch, math.prod(sizes), channels, dtype=torch.float64) + 0.5
     return config, layer, torch.randn(batch, latents, 16, dtype=torch.float64), content, mask
 
@@ -54,7 +56,7 @@ def case(sizes, *, batch=2, channels=3, latents=5, bands=4, heads=1, qk=None, v=
 def run(implementation, sizes, problem, dtype=torch.float64):
     """The output and the gradients of every parameter, the latents and the content."""
     config, layer, latents, content, mask = problem
-    layer = PerceiverCrossAttend.to_inputs(config).to(dtype)
+    layer = PerceiverCrossAttentionLayer.to_inputs(config).to(dtype)
     layer.load_state_dict(problem[1].state_dict())
     latents, content = (t.detach().to(dtype).requires_grad_() for t in (latents, content))
     dtype_of_positions = torch.promote_types(dtype, torch.float32)
@@ -62,7 +64,9 @@ def run(implementation, sizes, problem, dtype=torch.float64):
         sizes, config.num_frequency_bands, sizes, dtype_of_positions, content.device,
         None if mask is None else mask.unflatten(1, sizes),
     )  # fmt: skip
-    inputs = INPUT_READERS[implementation](PerceiverInputs(content, positions, mask), latents, config)
+    inputs = CROSS_ATTENTION_IMPLEMENTATIONS[implementation](
+        PerceiverInputs(InputStream(content, positions, mask)), latents, config
+    )
     output, _ = layer(latents, inputs)
     output, _ = layer(output, inputs)  # the weights are used a second time
     output.double().square().sum().backward()
@@ -210,12 +214,14 @@ def test_half_precision_is_no_further_from_the_truth_than_dense(implementation, 
 
     def attend(name, problem, dtype):
         config, layer, latents, content, _ = problem
-        layer = PerceiverCrossAttend.to_inputs(config).to(dtype)
+        layer = PerceiverCrossAttentionLayer.to_inputs(config).to(dtype)
         layer.load_state_dict(problem[1].state_dict())
         positions = fourier_grid((24, 20), 8, (24, 20), torch.promote_types(dtype, torch.float32), content.device)
-        inputs = PerceiverInputs(content.to(dtype), positions)
+        inputs = PerceiverInputs(InputStream(content.to(dtype), positions))
         with torch.no_grad():
-            return layer.attention(latents.to(dtype), INPUT_READERS[name](inputs, latents, config))[0].double()
+            return layer.attention(latents.to(dtype), CROSS_ATTENTION_IMPLEMENTATIONS[name](inputs, latents, config))[
+                0
+            ].double()
 
     distances = {"dense": 0.0, implementation: 0.0}
     for seed in range(24):
@@ -226,29 +232,68 @@ def test_half_precision_is_no_further_from_the_truth_than_dense(implementation, 
     assert distances[implementation] <= distances["dense"]
 
 
+class TestStreams:
+    @pytest.mark.parametrize("implementation", ["dense", "absorbed"])
+    @pytest.mark.parametrize("has_mask", [False, True])
+    def test_inputs_in_several_streams_are_one_array(self, implementation, has_mask):
+        config, layer, latents, content, _ = case((6, 4))
+        mask = torch.rand(content.shape[:2]) < 0.7 if has_mask else None
+        positions = fourier_grid((6, 4), 4, (6, 4), torch.float64, content.device).dense()
+        whole = InputStream(content, DensePositions(positions), mask)
+        # Without a mask over all, one of the parts may have one all the same.
+        masks = (None, torch.ones(2, 12, dtype=torch.bool)) if mask is None else mask.split(12, dim=1)
+        parts = [
+            InputStream(part, DensePositions(place), part_mask)
+            for part, place, part_mask in zip(content.split(12, 1), positions.split(12, 1), masks, strict=True)
+        ]
+        attend = CROSS_ATTENTION_IMPLEMENTATIONS[implementation]
+        expected, _ = layer(latents, attend(PerceiverInputs(whole), latents, config))
+        actual, _ = layer(latents, attend(PerceiverInputs(*parts), latents, config))
+        torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+    def test_auto_serves_several_streams(self):
+        model = tiny_image_model()
+        (stream,) = model.perceiver.inputs(torch.randn(1, 3, 32, 32), None).streams
+        with torch.no_grad():
+            twice = model.perceiver.encoder(PerceiverInputs(stream, stream))
+            # Every input twice: the same weighted means.
+            torch.testing.assert_close(twice, model.perceiver.encoder(PerceiverInputs(stream)), atol=1e-4, rtol=1e-4)
+
+    def test_errors(self):
+        content = torch.zeros(1, 5, 3)
+        with pytest.raises(TypeError, match="takes one `InputStream` or more, got Tensor"):
+            PerceiverInputs(content)
+        with pytest.raises(TypeError, match="got none"):
+            PerceiverInputs()
+        streams = [InputStream(content, DensePositions(torch.zeros(1, 5, n))) for n in (2, 3)]
+        with pytest.raises(ValueError, match=r"same number of channels, got \[5, 6\]"):
+            PerceiverInputs(*streams)
+
+
 class TestChoice:
-    def read(self, model, inputs, **kwargs):
+    def prepare(self, model, inputs, **kwargs):
         encoder = model.perceiver.encoder
-        return type(encoder.read(inputs, encoder.latents[None], kwargs)).__name__
+        return type(encoder.prepare(inputs, encoder.latents[None], kwargs)).__name__
 
     def test_auto_takes_the_cheapest_that_gives_what_was_asked(self):
         model = tiny_image_model()
         large = model.perceiver.inputs(torch.randn(1, 3, 32, 32), None)
         small = model.perceiver.inputs(torch.randn(1, 3, 3, 3), None)
-        permuted = PerceiverInputs(large.content, DensePositions(large.positions.dense()))
-        assert self.read(model, large) == "FactoredInputs"
-        assert self.read(model, permuted) == "AbsorbedInputs"
-        assert self.read(model, small) == "DenseInputs"
-        assert self.read(model, large, output_attentions=True) == "DenseInputs"
-        assert self.read(tiny_image_model(attention_dropout=0.1).train(), large) == "DenseInputs"
-        assert self.read(tiny_image_model(attention_dropout=0.1).eval(), large) == "FactoredInputs"
-        assert self.read(tiny_image_model(num_cross_attention_heads=3), permuted) == "DenseInputs"
+        (stream,) = large.streams
+        permuted = PerceiverInputs(InputStream(stream.content, DensePositions(stream.positions.dense())))
+        assert self.prepare(model, large) == "FactoredAttention"
+        assert self.prepare(model, permuted) == "AbsorbedAttention"
+        assert self.prepare(model, small) == "DenseAttention"
+        assert self.prepare(model, large, output_attentions=True) == "DenseAttention"
+        assert self.prepare(tiny_image_model(attention_dropout=0.1).train(), large) == "DenseAttention"
+        assert self.prepare(tiny_image_model(attention_dropout=0.1).eval(), large) == "FactoredAttention"
+        assert self.prepare(tiny_image_model(num_cross_attention_heads=3), permuted) == "DenseAttention"
 
     def test_a_norm_that_was_replaced_is_called(self):
         model = tiny_image_model()
         attention = model.perceiver.encoder.cross_attends[0].attention
         attention.inputs_norm = nn.Sequential(attention.inputs_norm)
-        assert self.read(model, model.perceiver.inputs(torch.randn(1, 3, 32, 32), None)) == "DenseInputs"
+        assert self.prepare(model, model.perceiver.inputs(torch.randn(1, 3, 32, 32), None)) == "DenseAttention"
 
     @pytest.mark.parametrize("implementation", ["auto", "dense", *FAST])
     def test_weights_that_come_for_a_call(self, tmp_path, implementation):
@@ -286,9 +331,11 @@ class TestChoice:
 
     def test_factored_needs_a_grid(self):
         model = tiny_image_model(cross_attention_implementation="factored")
-        inputs = model.perceiver.inputs(torch.randn(1, 3, 9, 9), None)
-        with pytest.raises(ValueError, match="needs inputs on a grid"):
-            model.perceiver.encoder(PerceiverInputs(inputs.content, DensePositions(inputs.positions.dense())))
+        (stream,) = model.perceiver.inputs(torch.randn(1, 3, 9, 9), None).streams
+        scattered = InputStream(stream.content, DensePositions(stream.positions.dense()))
+        for inputs in (PerceiverInputs(scattered), PerceiverInputs(stream, stream)):
+            with pytest.raises(ValueError, match="needs inputs on a grid"):
+                model.perceiver.encoder(inputs)
 
     def test_the_paper_model_agrees_at_a_small_size(self):
         """Every layer of the paper's model, all eight cross-attends, on an image of 40 x 56 pixels."""
@@ -296,7 +343,7 @@ class TestChoice:
         config = ImagePerceiverConfig(num_latents=24, d_latents=64, num_self_attends_per_block=1, num_labels=7)
         model = randomize(ImagePerceiverForImageClassification(config)).eval()
         pixels, logits = torch.randn(1, 3, 40, 56), {}
-        for implementation in INPUT_READERS:
+        for implementation in CROSS_ATTENTION_IMPLEMENTATIONS:
             model.config.cross_attention_implementation = implementation
             with torch.no_grad():
                 logits[implementation] = model(pixels).logits
@@ -323,7 +370,9 @@ def test_what_is_kept_for_the_backward_pass():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            inputs = INPUT_READERS[implementation](PerceiverInputs(content, positions), latents, config)
+            inputs = CROSS_ATTENTION_IMPLEMENTATIONS[implementation](
+                PerceiverInputs(InputStream(content, positions)), latents, config
+            )
             layer(latents.requires_grad_(), inputs)
         channels = [size // num_inputs for size in kept.values() if size >= 2 * num_inputs]
         assert least <= sum(channels) <= most, (implementation, channels)

@@ -143,7 +143,7 @@ def test_the_pushed_repository_is_complete(round_trip):
     _, files = hub.repos["user/digits"].at("main")
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= files.keys()
     assert b"pipeline_tag: image-classification" in files["README.md"]
-    assert {"modeling_image_perceiver.py", "image_inputs.py", "image_processing_image_perceiver.py"} <= files.keys()
+    assert {"modeling_image_perceiver.py", "attention.py", "image_processing_image_perceiver.py"} <= files.keys()
 
 
 def test_an_interrupted_upload_goes_on_where_it_stopped(round_trip):

@@ -48,6 +48,11 @@ def test_round_trip(tmp_path):
         pushed = run(PUSH, str(clip), hub_url=hub.url, home=homes[0], python_path=repository, HF_TOKEN=TOKEN)
         loaded = run(LOAD, str(clip), hub_url=hub.url, home=homes[1], python_path="", python=READER)
         _, files = hub.repos["user/sounds"].at("main")
-    assert {"audio_inputs.py", "audio_reading.py", "feature_extraction_audio_perceiver.py"} <= files.keys()
+    assert {
+        "modeling_audio_perceiver.py",
+        "attention.py",
+        "audio_reading.py",
+        "feature_extraction_audio_perceiver.py",
+    } <= files.keys()
     assert loaded["module"].startswith("transformers_modules.user.sounds.")
     assert loaded["scores"] == {f"LABEL_{i}": pytest.approx(s, abs=1e-6) for i, s in enumerate(pushed["scores"])}

@@ -16,9 +16,10 @@ from perceivers import (
     ImagePerceiverConfig,
     ImagePerceiverForImageClassification,
     ImagePerceiverModel,
+    InputStream,
     PerceiverInputs,
 )
-from perceivers.modeling.modeling_iterative_perceiver import DenseInputs
+from perceivers.modeling.attention import DenseAttention, split_heads
 from perceivers.modeling.positions import DensePositions
 from tests.models import assert_checkpointing_keeps_the_gradients, randomize, tiny_image_model
 
@@ -169,11 +170,11 @@ class TestParity:
 class TestProperties:
     def test_permuting_inputs_with_their_positions_changes_nothing(self, pixels):
         model = tiny_image_model()
-        inputs = model.perceiver.inputs(pixels, None)
+        (stream,) = model.perceiver.inputs(pixels, None).streams
         order = torch.randperm(16 * 20, generator=torch.Generator().manual_seed(0))
-        permuted = PerceiverInputs(inputs.content[:, order], DensePositions(inputs.positions.dense()[:, order]))
+        permuted = InputStream(stream.content[:, order], DensePositions(stream.positions.dense()[:, order]))
         with torch.no_grad():
-            latents = model.perceiver.encoder(permuted)
+            latents = model.perceiver.encoder(PerceiverInputs(permuted))
         torch.testing.assert_close(
             model.classifier(model.pooler(latents)), logits(model, pixels), atol=1e-4, rtol=1e-5
         )
@@ -224,7 +225,7 @@ class TestProperties:
     def test_any_size_keeps_the_frequencies_of_the_configured_one(self):
         """Every second pixel of a fine grid stands where a pixel of a coarse grid stands, with the same features."""
         model = tiny_image_model(image_size=9)
-        coarse, fine = (model.perceiver.inputs(torch.zeros(1, 3, n, n), None).positions for n in (9, 17))
+        coarse, fine = (model.perceiver.inputs(torch.zeros(1, 3, n, n), None).streams[0].positions for n in (9, 17))
         torch.testing.assert_close(fine.tables[0][:, ::2], coarse.tables[0], atol=1e-5, rtol=1e-5)
 
 
@@ -253,12 +254,12 @@ class TestTransformersHabits:
         attention = model.perceiver.encoder.cross_attends[0].attention
         inputs = model.perceiver.inputs(pixels, torch.ones(2, 16, 20, dtype=torch.bool))
         latents = model.perceiver.encoder.latents.expand(2, -1, -1)
-        dense = DenseInputs(inputs, latents, model.config)
-        query, projected = attention.split_heads(attention.q_proj(latents)), dense.project(attention)
-        expected, _ = dense.attend(attention, query, projected)
+        dense = DenseAttention(inputs, latents, model.config)
+        query = split_heads(attention.q_proj(latents), attention.num_heads)
+        expected, _, projected = dense(attention, query)
         dense.attention_mask = torch.ones(2, 320, dtype=torch.long)  # the mask that flash attention gets
         monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
-        torch.testing.assert_close(dense.attend(attention, query, projected)[0], expected)
+        torch.testing.assert_close(dense(attention, query, projected)[0], expected)
 
     @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
     def test_attentions_and_hidden_states(self, pixels, implementation):

@@ -52,15 +52,15 @@ class TestVariants:
         with torch.device("meta"):
             model = ImagePerceiverForImageClassification(config)
         assert sum(p.numel() for p in model.parameters()) == parameters
-        assert (config.grid, config.input_channels) == (grid, channels)
+        assert (config.stream_shapes[0].grid, config.input_channels) == (grid, channels)
 
     def test_the_configuration_tells_the_shape_of_the_inputs(self, part):
         for size in (5, 6, 7, 8, 9, [16, 21]):
             config = ImagePerceiverConfig.from_variant("tiny", **part, image_size=size)
             inputs = ImagePerceiverModel(config).inputs(torch.zeros(1, 3, *config.image_sizes))
-            assert inputs.dense().shape == (1, config.grid[0] * config.grid[1], config.input_channels)
+            assert inputs.dense().shape == (1, config.num_inputs, config.input_channels)
             learned = part.get("position_encoding") == "learned"
-            assert type(inputs.positions) is (DensePositions if learned else GridPositions)
+            assert type(inputs.streams[0].positions) is (DensePositions if learned else GridPositions)
 
 
 class TestInitialisation:

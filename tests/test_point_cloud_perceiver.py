@@ -39,7 +39,7 @@ class TestPaper:
         """transformers' Fourier features, which are DeepMind's, of the same coordinates."""
         points = cloud()
         config = PointCloudPerceiverConfig.from_variant("tiny", num_frequency_bands=64, max_resolution=2240)
-        actual = PointCloudPerceiverModel(config).inputs(points, None).positions.dense()
+        actual = PointCloudPerceiverModel(config).inputs(points, None).streams[0].positions.dense()
         for example, features in zip(points, actual, strict=True):
             expected = generate_fourier_features(
                 example[None], num_bands=64, max_resolution=(2240,) * 3, concat_pos=True, sine_only=False
@@ -87,7 +87,7 @@ class TestPaper:
                 modules.append((attention.layernorm2, layer.attention.inputs_norm))
             for their_module, our_module in modules:
                 their_module.load_state_dict(our_module.state_dict())
-        positions = ours.inputs(points, None).positions.dense()
+        positions = ours.inputs(points, None).streams[0].positions.dense()
         mask = torch.arange(100) < torch.tensor([[100], [60]])
         with torch.no_grad():
             expected = reference(inputs=torch.cat([points[..., 3:], positions], -1), attention_mask=mask)
@@ -135,15 +135,15 @@ class TestProperties:
     def test_a_hundred_thousand_points(self):
         """No array of latents x points x channels is made, or this would not end."""
         model, points = tiny_point_cloud_model(), cloud(batch=1, points=100_000)
-        assert type(model.perceiver.encoder.read(model.perceiver.inputs(points, None), None, {})).__name__ == (
-            "AbsorbedInputs"
+        assert type(model.perceiver.encoder.prepare(model.perceiver.inputs(points, None), None, {})).__name__ == (
+            "AbsorbedAttention"
         )
         assert logits(model, points).isfinite().all()
 
     def test_half_precision_keeps_the_positions(self):
         model = tiny_point_cloud_model(max_resolution=2240).to(torch.bfloat16)
         points = cloud()
-        positions = model.perceiver.inputs(points, None, model.dtype).positions.dense()
+        positions = model.perceiver.inputs(points, None, model.dtype).streams[0].positions.dense()
         assert positions.dtype == torch.float32
         expected = logits(tiny_point_cloud_model(max_resolution=2240), points)
         actual = logits(model, points)
@@ -213,7 +213,7 @@ class TestErrors:
             ({"num_features": -1}, r"`num_features` must be at least 0, got -1"),
             ({"max_resolution": None}, r"`max_resolution` must be given"),
             ({"max_resolution": [4, 4]}, r"one for each of 3 axes, got \[4, 4\]"),
-            ({"cross_attention_implementation": "factored"}, r"points stand on none"),
+            ({"cross_attention_implementation": "factored"}, r"points lie on none"),
             ({"num_point": 3}, r"no field `num_point` \(did you mean `num_points`\?\)"),
         ],
     )
