@@ -30,16 +30,13 @@ MEMORY = ("paper, auto", "paper, auto, checkpointing", f"paper, auto, {FREE}", "
           "deepmind, auto, checkpointing", "deepmind, transformers")  # fmt: skip
 
 
-class FreeInputs:
-    """Stands for the inputs, and answers zeros at once: what a cross-attention of no cost would leave to do."""
+class FreeAttention:
+    """Takes the place of a cross-attention implementation, and returns zeros at once: what is left costs no less."""
 
-    def project(self, attention: Any) -> tuple[()]:
-        return ()
-
-    def attend(self, attention: Any, query: torch.Tensor, projected: tuple[()], **kwargs: Any):
-        """(B, H, N, d) -> (B, N, H, d_v), with a gradient for the query, so that its projection is trained as ever."""
-        width = attention.v_proj.out_features // attention.num_heads
-        return query.transpose(1, 2)[..., :1].mul(0).expand(-1, -1, -1, width), None
+    def __call__(self, module: Any, query: torch.Tensor, projected: tuple = (), **kwargs: Any):
+        """(B, H, N, d) -> (B, N, H, d_v), with a gradient for the query, so that its projection is still trained."""
+        width = module.v_proj.out_features // module.num_heads
+        return query.transpose(1, 2)[..., :1].mul(0).expand(-1, -1, -1, width), None, ()
 
 
 def build(subject: str) -> nn.Module:
@@ -69,7 +66,7 @@ def build(subject: str) -> nn.Module:
                 model.save_pretrained(folder)
                 model = ImagePerceiverForImageClassification.from_pretrained(folder)
     if options == [FREE]:
-        model.perceiver.encoder.read = lambda *_: FreeInputs()
+        model.perceiver.encoder.prepare = lambda *_: FreeAttention()
     if options == ["checkpointing"]:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()

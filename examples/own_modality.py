@@ -30,7 +30,9 @@ class WeekPerceiverConfig(IterativePerceiverConfig):
 
     @property
     def stream_shapes(self) -> tuple[StreamShape, ...]:
-        return (StreamShape((DAYS, HOURS), 1, self.num_frequency_bands, (DAYS, HOURS)),)
+        grid = (DAYS, HOURS)
+        shape = StreamShape(grid, content_channels=1, max_resolutions=grid, num_bands=self.num_frequency_bands)
+        return (shape,)
 
 
 class WeekPerceiverModel(IterativePerceiverModel):
