@@ -42,7 +42,7 @@ def digits() -> list[str]:
 
 def accuracies(by_name: dict[str, list[float]]) -> list[str]:
     """One row per name, for a list with the accuracy of each seed."""
-    lines = [row("", "seeds", "mean accuracy", "lowest", "highest"), "|---|---|---|---|---|"]
+    lines = [row("accuracy", "seeds", "mean", "lowest", "highest"), "|---|---|---|---|---|"]
     for name, values in by_name.items():
         figures = [f"{100 * figure:.2f} %" for figure in (statistics.mean(values), min(values), max(values))]
         lines.append(row(name, len(values), *figures))
@@ -51,16 +51,16 @@ def accuracies(by_name: dict[str, list[float]]) -> list[str]:
 
 def sounds() -> list[str]:
     """Raw audio against mel spectrograms on the held-out clips."""
-    lines = [row("", "accuracy, one sound", "mAP, one to three", "ROC-AUC", "d-prime", "core seconds")]
-    lines.append("|---|---|---|---|---|---|")
     by_name = read("sounds")["runs"]
-    for name, title in (("waveform", "raw audio, 128 patches"), ("mel", "mel spectrogram, 64 x 16 values")):
+    columns = []
+    for name in ("waveform", "mel"):
         single, mixed = (list(by_name[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
         shares = [mean(single, "accuracy"), mean(mixed, "mean_average_precision"), mean(mixed, "roc_auc")]
         seconds = " and ".join(f"{mean(runs, 'cpu_seconds'):.0f}" for runs in (single, mixed))
-        percent = [f"{100 * share:.1f} %" for share in shares]
-        lines.append(row(title, *percent, f"{mean(mixed, 'd_prime'):.2f}", seconds))
-    return lines
+        columns.append([*(f"{100 * share:.1f} %" for share in shares), f"{mean(mixed, 'd_prime'):.2f}", seconds])
+    names = ("one sound: accuracy", "mixtures: mAP", "mixtures: ROC-AUC", "mixtures: d-prime", "core seconds")
+    rows = [row(*cells) for cells in zip(names, *columns, strict=True)]
+    return [row("", "raw audio, 128 patches", "mel spectrogram, 64 x 16 values"), "|---|---|---|", *rows]
 
 
 def mean(runs: list[dict[str, float]], key: str) -> float:
@@ -69,32 +69,30 @@ def mean(runs: list[dict[str, float]], key: str) -> float:
 
 def cross_attention() -> list[str]:
     """Time and additional memory of our cross-attention and of transformers'."""
-    result = read("cross_attention")
-    head = ("image", "", "transformers", "ours", "faster", "memory, transformers", "memory, ours")
-    lines = [row(*head), "|---|---|---|---|---|---|---|"]
-    for entry in result["results"]:
-        seconds, memory = entry["seconds"], entry["bytes"]
+    times = [row("image", "pass", "transformers", "ours", "faster"), "|---|---|---|---|---|"]
+    memory = [row("image", "pass", "transformers", "ours"), "|---|---|---|---|"]
+    for entry in read("cross_attention")["results"]:
+        seconds, used = entry["seconds"], entry["bytes"]
         if entry["size"] < 64 or "transformers" not in seconds:
             continue
         theirs, ours = seconds["transformers"]["median"], seconds["factored"]["median"]
-        mode = "forward" if entry["mode"] == "forward" else "forward + backward"
-        sizes = f"{entry['size']} x {entry['size']}"
-        used = mebibytes(memory.get("transformers")), mebibytes(memory["factored"])
-        lines.append(row(sizes, mode, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**", *used))
-    return lines
+        what = f"{entry['size']} x {entry['size']}", "forward" if entry["mode"] == "forward" else "forward + backward"
+        times.append(row(*what, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**"))
+        memory.append(row(*what, mebibytes(used.get("transformers")), mebibytes(used["factored"])))
+    return [*times, "", *memory]
 
 
 def whole_model() -> list[str]:
     """The paper's model and DeepMind's published one."""
     result = read("whole_model")
-    head = ("224 x 224, batch 1", "", "time", "ours", "faster", "if cross-attention were free")
+    head = ("batch 1", "pass", "time", "ours", "faster", "limit")
     lines = [row(*head), "|---|---|---|---|---|---|"]
     for name, seconds in result["seconds"].items():
         reference, mode = list(seconds)[1], name.split(", ")[1]
         ours, theirs, free = (timing["median"] for timing in seconds.values())
         times = milliseconds(theirs), milliseconds(ours)
         lines.append(row(reference, mode, *times, f"**{theirs / ours:.2f} x**", f"{theirs / free:.2f} x"))
-    lines += ["", row(f"a training step at batch {result['memory_batch']}", "peak memory"), "|---|---|"]
+    lines += ["", row(f"training step, batch {result['memory_batch']}", "peak memory"), "|---|---|"]
     lines += [row(subject, mebibytes(number)) for subject, number in result["bytes"].items()]
     return lines
 
@@ -136,13 +134,13 @@ def markdown() -> str:
         "\n".join(cross_attention()),
         "![Time of one cross-attention against image size](../benchmarks/results/cross_attention.png)",
         "## The whole model",
-        "The paper's model against our own dense path, and DeepMind's published model against transformers'. The last "
-        "column is the speed-up that a cross-attention at no cost would give: nothing that changes only the "
-        f"cross-attention can be faster. Medians; {machine_line('whole_model')}.",
+        "224 x 224 pixels: the paper's model against our own dense path, and DeepMind's published model against "
+        "transformers'. The limit is the speed-up that a cross-attention at no cost would give: nothing that changes "
+        f"only the cross-attention can be faster. Medians; {machine_line('whole_model')}.",
         command("whole_model"),
         "\n".join(whole_model()),
         "## Digits",
-        "Accuracy on the held-out fifth of 1,797 images. A seed decides the split and the initial weights.",
+        "The held-out fifth of 1,797 images. A seed decides the split and the initial weights.",
         command("digits"),
         "\n".join(digits()),
         "## Sounds",

@@ -2,8 +2,8 @@
 
     python examples/own_modality.py
 
-A new kind of input needs three things: the shape of its stream, its content and its positions. Everything else, such as
-the fast cross-attention, checkpointing, saving and the Trainer, is inherited.
+A new kind of input needs three things: the shape of its stream, its content and its positions. Everything else is
+inherited: the fast cross-attention, checkpointing, saving, the loss, the Trainer.
 """
 
 import torch
