@@ -21,8 +21,8 @@ from transformers import pipeline
 
 from benchmarks.measuring import RESULTS
 from perceivers import AudioPerceiverFeatureExtractor
-from perceivers.training.image_datasets import digits
-from perceivers.training.labelled_datasets import stratified_split
+from perceivers.training.datasets import stratified_split
+from perceivers.training.images import digits
 from perceivers.training.shapes import shapes
 from perceivers.training.sounds import NUM_SAMPLES, SAMPLING_RATE, sounds
 
@@ -66,7 +66,7 @@ def trained(recipe: str, models: Path) -> Path:
     """The folder of the model, which is trained if it is not there."""
     folder = models / recipe
     if not (folder / "model.safetensors").exists():
-        command = [sys.executable, "-m", "perceivers.cli.main", "train", recipe, "--output_dir", str(folder)]
+        command = [sys.executable, "-m", "perceivers", "train", recipe, "--output_dir", str(folder)]
         subprocess.run(command, check=True)
     return folder
 

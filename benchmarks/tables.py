@@ -69,14 +69,14 @@ def mean(runs: list[dict[str, float]], key: str) -> float:
 
 def cross_attention() -> list[str]:
     """Time and additional memory of our cross-attention and of transformers'."""
-    times = [row("image", "pass", "transformers", "ours", "faster"), "|---|---|---|---|---|"]
-    memory = [row("image", "pass", "transformers", "ours"), "|---|---|---|---|"]
+    times = [row("image", "", "transformers", "ours", "faster"), "|---|---|---|---|---|"]
+    memory = [row("image", "", "transformers", "ours"), "|---|---|---|---|"]
     for entry in read("cross_attention")["results"]:
         seconds, used = entry["seconds"], entry["bytes"]
         if entry["size"] < 64 or "transformers" not in seconds:
             continue
         theirs, ours = seconds["transformers"]["median"], seconds["factored"]["median"]
-        what = f"{entry['size']} x {entry['size']}", "forward" if entry["mode"] == "forward" else "forward + backward"
+        what = f"{entry['size']}²", entry["mode"]
         times.append(row(*what, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**"))
         memory.append(row(*what, mebibytes(used.get("transformers")), mebibytes(used["factored"])))
     return [*times, "", *memory]
@@ -85,7 +85,7 @@ def cross_attention() -> list[str]:
 def whole_model() -> list[str]:
     """The paper's model and DeepMind's published one."""
     result = read("whole_model")
-    head = ("batch 1", "pass", "time", "ours", "faster", "limit")
+    head = ("batch 1", "", "time", "ours", "faster", "limit")
     lines = [row(*head), "|---|---|---|---|---|---|"]
     for name, seconds in result["seconds"].items():
         reference, mode = list(seconds)[1], name.split(", ")[1]
@@ -128,7 +128,8 @@ def markdown() -> str:
     sections = [
         "## One cross-attention",
         "512 latents of 1024 channels attend to an RGB image with 64 frequency bands, in float32. Transformers' "
-        "cross-attention has the same weights and is given the input array ready made. Medians; "
+        "cross-attention has the same weights and is given the input array ready made. Training is a forward and a "
+        "backward pass. Medians; "
         f"{machine_line('cross_attention')}.",
         command("cross_attention"),
         "\n".join(cross_attention()),
