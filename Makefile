@@ -1,6 +1,6 @@
 PYTHON ?= python
 .DEFAULT_GOAL := help
-.PHONY: help check format test test-quick coverage golden wheel-check
+.PHONY: help check format test test-quick coverage golden results docs wheel-check
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -25,6 +25,12 @@ coverage:  ## The tests, and which lines they leave out
 
 golden:  ## Remake the golden values; say so in CHANGELOG.md
 	$(PYTHON) -m tests.make_golden
+
+results:  ## Write the tables of docs/results.md from the benchmarks' JSON; measures nothing
+	$(PYTHON) -m benchmarks.tables --write
+
+docs:  ## Render README.md and docs/ to HTML in build/docs
+	$(PYTHON) -m docs.render build/docs
 
 wheel-check:  ## Build sdist and wheel, look at what is inside, and import it from elsewhere
 	$(PYTHON) -m tests.check_wheel

@@ -1,1 +1,1 @@
-"""One command a claim of the README; the results are kept beside it as JSON."""
+"""One command per claim of the pages; each keeps its results as JSON in `results/`."""

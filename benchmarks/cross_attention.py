@@ -1,8 +1,8 @@
-"""One cross-attention at the paper's size, ours and the peers': `python -m benchmarks.cross_attention`.
+"""One cross-attention of the paper's size, ours and the peers': `python -m benchmarks.cross_attention`.
 
-512 latents of 1024 channels attend to an RGB image with 64 Fourier bands (261 channels), one head, batch 1, float32.
-Ours starts from the pixels; transformers' Perceiver, with the same weights, and perceiver-pytorch (from the package
-index: `pip install perceiver-pytorch`) are given the input array ready made, which is in their favour.
+512 latents of 1024 channels attend to an RGB image with 64 Fourier bands (261 channels): one head, batch 1, float32.
+Ours starts from the pixels. Transformers' Perceiver (with the same weights) and perceiver-pytorch (`pip install
+perceiver-pytorch`) are given the input array ready made, which favours them.
 """
 
 import argparse
@@ -31,14 +31,14 @@ OURS = ("dense", "absorbed", "factored")
 TRANSFORMERS, PERCEIVER_PYTORCH = "transformers", "perceiver-pytorch"
 SUBJECTS = (TRANSFORMERS, PERCEIVER_PYTORCH, *OURS)
 MODES = ("forward", "training")
-# Above this many pixels a side the others take minutes a round; memory is compared with transformers alone.
+# Above this image side the others take minutes per round. Memory is compared with transformers only.
 LARGEST_FOR_ALL = 512
 COMPARED = (TRANSFORMERS, "factored")
 SMALLEST_FOR_MEMORY = 64
 
 
 class Ours(nn.Module):
-    """Our cross-attention in one implementation, from pixels; `dense` is eager attention, as transformers' is."""
+    """One implementation of our cross-attention, from pixels; `dense` uses eager attention, as transformers does."""
 
     def __init__(self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttentionLayer, implementation: str):
         super().__init__()
@@ -52,7 +52,7 @@ class Ours(nn.Module):
 
 
 class Transformers(nn.Module):
-    """The cross-attention of transformers' Perceiver with our weights, on an input array that is there already."""
+    """The cross-attention of transformers' Perceiver with our weights, on a ready-made input array."""
 
     def __init__(
         self, config: ImagePerceiverConfig, cross_attend: PerceiverCrossAttentionLayer, inputs: PerceiverInputs
@@ -82,7 +82,7 @@ class Transformers(nn.Module):
 
 
 class PerceiverPytorch(nn.Module):
-    """The cross-attention of perceiver-pytorch with one head of the same width; its weights are its own."""
+    """The cross-attention of perceiver-pytorch with one head of the same width and its own random weights."""
 
     def __init__(self, config: ImagePerceiverConfig, inputs: PerceiverInputs):
         super().__init__()
@@ -116,7 +116,7 @@ def build(subject: str, size: int, device: torch.device) -> tuple[nn.Module, tor
 
 
 def call(subject: str, size: int, mode: str, device: torch.device) -> Callable[[], Any]:
-    """A forward pass without gradients, or a forward and a backward pass with those of all parameters and latents."""
+    """A forward pass without gradients, or a forward and backward pass to all parameters and latents."""
     module, latents, pixels = build(subject, size, device)
 
     def forward():
@@ -131,14 +131,14 @@ def call(subject: str, size: int, mode: str, device: torch.device) -> Callable[[
 
 
 def agreement(size: int, device: torch.device) -> dict[str, float]:
-    """Greatest difference to transformers' output, over its greatest value."""
+    """The largest difference from transformers' output, relative to its largest value."""
     outputs = {name: call(name, size, "forward", device)() for name in (TRANSFORMERS, *OURS)}
     reference = outputs.pop(TRANSFORMERS)
     return {name: ((out - reference).abs().max() / reference.abs().max()).item() for name, out in outputs.items()}
 
 
 def draw(results: list[dict[str, Any]]) -> None:
-    """Time against image size, log-log, forward and forward + backward."""
+    """Draws time against image size on logarithmic axes."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     for panel, mode in zip(panels, MODES, strict=True):
         for subject in SUBJECTS:
@@ -197,7 +197,7 @@ def main() -> None:
                 )
     suffix = "" if arguments.device.type == "cpu" else f"_{arguments.device.type}"
     path = RESULTS / f"cross_attention{suffix}.json"
-    if path.exists():  # sizes that were not measured now stay as they were
+    if path.exists():  # keep the sizes that were not measured this time
         earlier = json.loads(path.read_text())["results"]
         results += [row for row in earlier if row["size"] not in arguments.sizes]
     results.sort(key=lambda row: (row["size"], MODES.index(row["mode"])))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.digits
 
-A seed decides the split and the initial weights alike. Seeds that `results/digits.json` has are not run again, the
-Perceiver's only if they were run by the recipe as it is now.
+A seed decides both the split and the initial weights. A seed that `results/digits.json` already has is not run again,
+unless it is the Perceiver's and the recipe has changed since.
 """
 
 import argparse
@@ -38,7 +38,7 @@ HELD_OUT = 0.2
 
 
 def arrays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images (n, 8, 8) in 0..1 and labels to train on, then those to test on: the recipe's split."""
+    """The recipe's split: images (n, 8, 8) in 0..1 and labels to train on, then images and labels to test on."""
     pairs = [
         (np.stack([np.array(image) for image in split["image"]]) / 255.0, np.array(split["label"]))
         for split in stratified_split(digits(), HELD_OUT, seed)
@@ -47,7 +47,7 @@ def arrays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def perceiver(seed: int) -> dict[str, float]:
-    """`perceivers train digits`, in a process of its own, and the seconds that its training took of all of them."""
+    """Accuracy of `perceivers train digits`, run in a separate process, and the seconds its training took."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", "digits", "--seed", seed, "--split_seed", seed, "--output_dir", folder]
         subprocess.run([sys.executable, "-m", "perceivers", *map(str, words)], check=True)
@@ -56,14 +56,14 @@ def perceiver(seed: int) -> dict[str, float]:
 
 
 def svm(seed: int) -> dict[str, float]:
-    """A support vector machine with an RBF kernel, on the pixels; C and gamma did best on these very splits."""
+    """A support vector machine with an RBF kernel on the pixels. C and gamma are the best on these splits."""
     images, labels, test_images, test_labels = arrays(seed)
     model = SVC(C=10, gamma=0.2).fit(images.reshape(-1, 64), labels)
     return {"accuracy": float(model.score(test_images.reshape(-1, 64), test_labels))}
 
 
 def cnn(seed: int, epochs: int = 60) -> dict[str, float]:
-    """A convolutional network of 90 thousand parameters, on images shifted by up to one pixel."""
+    """A convolutional network of 90 thousand parameters, trained on images shifted by up to one pixel."""
     torch.manual_seed(seed)
     images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays(seed))
     images, test_images = (array.float().unsqueeze(1) for array in (images, test_images))
@@ -94,14 +94,14 @@ CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"svm": svm, "cnn": c
 
 
 def measure(name: str, seed: int) -> dict[str, float]:
-    """What a contender returns, and the seconds that it took."""
+    """What a contender returns, with the seconds it took."""
     start = time.perf_counter()
     measured = CONTENDERS[name](seed)
     return {**measured, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def summarize(runs: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Mean, spread and worst of the accuracies, in percent."""
+    """Mean, standard deviation and minimum of the accuracies, in percent."""
     accuracies = [100 * run["accuracy"] for run in runs.values()]
     return {
         "mean": round(statistics.mean(accuracies), 3),
@@ -111,18 +111,18 @@ def summarize(runs: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs what is missing and writes the results after every run."""
+    """Runs the missing seeds and writes the results after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--only", choices=CONTENDERS, nargs="+", default=list(CONTENDERS))
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; more than one stretches the seconds.")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; more than one makes each slower")
     arguments = parser.parse_args()
     recipe = read_recipe(find_recipe("digits"))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
     if results.get("recipe") != recipe:
         results["runs"].pop("perceiver", None)
     results |= {"recipe": recipe, "machine": {**machine(), "scikit-learn": sklearn.__version__}}
-    # Small networks are the faster for one thread, on a busy machine above all.
+    # Small networks run fastest on one thread, above all on a busy machine.
     with ProcessPoolExecutor(arguments.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name in arguments.only:
             runs = results["runs"].setdefault(name, {})

@@ -1,4 +1,4 @@
-"""Fair timing and memory: interleaved in one process, medians with spread; memory in a process of its own."""
+"""Timing and memory: calls are timed in turn in one process; memory is measured in a separate process."""
 
 import json
 import os
@@ -17,13 +17,13 @@ import transformers
 
 RESULTS = Path(__file__).parent / "results"
 
-# glibc keeps what was freed in heaps of its own, one a thread, so that a peak tells more of its leftovers than of the
-# tensors alive. With these settings a large tensor is given back when it is freed, as on an accelerator.
+# glibc keeps freed memory in one heap per thread, so a peak shows its leftovers more than the live tensors. With these
+# settings a large tensor's memory is returned when it is freed, as on an accelerator.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
+    """What a figure depends on apart from the code: the processor and the versions."""
     processor = platform.processor()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for an accelerator, so that the clock sees its work."""
+    """Waits until the accelerator has finished, so that its work is timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -61,13 +61,16 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 def interleaved(
     calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int, budget: float
 ) -> dict[str, dict[str, float]]:
-    """Times the calls in turn, A B C A B C ..., so that a change of the machine's speed meets them all alike.
+    """Times the calls in turn, A B C A B C ..., so that a change of the machine's speed affects all of them.
 
     Args:
-        repeats: rounds after one that is not counted.
-        budget: seconds after which no new round is started.
+        calls: the functions to time, by name.
+        device: the device they run on.
+        repeats: the number of rounds, after a first one that is not counted.
+        budget: seconds after which no new round begins.
 
-    Returns: for each call the median and quartiles in seconds, and the number of rounds.
+    Returns:
+        For each call the median and quartiles in seconds, and the number of rounds.
     """
     for call in calls.values():
         call()
@@ -88,14 +91,14 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that a call takes at its peak beyond what was there before; once a process, as a peak never goes down."""
+    """Peak memory of a call in bytes, beyond what was in use before. Call it once per process: a peak never falls."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    # The kernel's own mark of the highest residency; `getrusage` would also tell of the process that started this one.
+    # The kernel's high-water mark of this process; `getrusage` would include the process that started it.
     Path("/proc/self/clear_refs").write_text("5")
     before = resident_bytes("VmRSS")
     call()
@@ -103,16 +106,21 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def resident_bytes(field: str) -> int:
-    """Memory of this process (Linux): `VmRSS` now, `VmHWM` at its peak since that was reset."""
+    """Memory of this process in bytes (Linux): `VmRSS` is the current, `VmHWM` the highest since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def in_own_process(module: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
-    """Runs `python -m module arguments` and reads the JSON in its last line; `None` if it was killed for memory.
+    """Runs `python -m module arguments` and returns the JSON of its last line, or `None` if it ran out of memory.
 
     Args:
-        environment: variables to set for it.
+        module: the module to run.
+        *arguments: its command-line arguments.
+        environment: variables to set for the process.
+
+    Raises:
+        RuntimeError: If the process fails for another reason.
     """
     command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(
@@ -130,7 +138,7 @@ def in_own_process(module: str, *arguments: str, environment: dict[str, str] | N
 
 
 def save(name: str, result: dict[str, Any]) -> Path:
-    """Writes a result beside the benchmarks."""
+    """Writes a result to `results/` as JSON and returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""The paper's ModelNet40 model on clouds of many sizes, float32: `python -m benchmarks.point_clouds`.
+"""The paper's ModelNet40 model on clouds of many sizes, in float32: `python -m benchmarks.point_clouds`.
 
-One forward pass of one cloud: the time, interleaved, and the peak memory, each in a process of its own, of `auto`, of
-our dense path through scaled-dot-product attention, and of the dense path with eager attention, which makes the matrix
-of all scores. All have the same weights.
+Time and peak memory of one forward pass of one cloud, for `auto`, for our dense path with scaled-dot-product
+attention, and for the dense path with eager attention, which builds the matrix of all scores. All have the same
+weights. The calls are timed in turn; each peak is measured in a separate process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIZES = (2048, 10_000, 100_000)
 
 
 def call(subject: str, num_points: int, device: torch.device) -> Callable[[], torch.Tensor]:
-    """A forward pass without gradients: the logits of one random cloud."""
+    """A forward pass without gradients, from one random cloud to its logits."""
     torch.manual_seed(0)
     config = PointCloudPerceiverConfig.from_variant("modelnet40", **SUBJECTS[subject])
     model = PointCloudPerceiverForPointCloudClassification(config).to(device).eval()

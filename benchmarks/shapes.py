@@ -1,9 +1,9 @@
-"""Accuracy on the embedded shapes, upright as they are and turned about the vertical axis, and a picture of some.
+"""Accuracy on the built-in shapes, as made and rotated about the vertical axis, and a picture of some.
 
     python -m benchmarks.shapes
 
-A seed decides the initial weights and the order of training; the clouds are those of the recipe. Seeds that
-`results/shapes.json` has are not run again, if they were run by the recipe as it is now.
+A seed decides the initial weights and the order of training; the clouds are those of the recipe. A seed that
+`results/shapes.json` already has is not run again, unless the recipe has changed since.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SHOWN = ("torus", "cone", "tube", "octahedron", "capsule", "hemisphere")
 
 
 def turned(clouds: np.ndarray) -> np.ndarray:
-    """Clouds (B, P, 3), each turned about the vertical axis by an angle of its own."""
+    """Clouds (B, P, 3), each rotated about the vertical axis by a random angle."""
     torch.manual_seed(ANGLES_SEED)
     turn = PointAugmentation(lambda points, mask: points, rotation=180.0)
     return turn(torch.from_numpy(clouds), torch.ones(clouds.shape[:2]))[0].numpy()
@@ -41,7 +41,7 @@ def turned(clouds: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def accuracy(folder: str, clouds: np.ndarray, labels: np.ndarray) -> float:
-    """Of a saved model."""
+    """Accuracy of a saved model on clouds (B, P, 3) with labels (B,)."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     batches = [extractor(clouds[start : start + 60], return_tensors="pt") for start in range(0, len(clouds), 60)]
@@ -50,7 +50,7 @@ def accuracy(folder: str, clouds: np.ndarray, labels: np.ndarray) -> float:
 
 
 def draw(classify: Pipeline, clouds: np.ndarray, path: Path) -> None:
-    """Clouds side by side, each with what the model takes it for."""
+    """Draws clouds side by side, each with its predicted label."""
     figure, axes = pyplot.subplots(1, len(clouds), figsize=(2.4 * len(clouds), 2.9), subplot_kw={"projection": "3d"})
     for axis, cloud in zip(axes, clouds, strict=True):
         best = classify(cloud, top_k=1)[0]
@@ -63,7 +63,7 @@ def draw(classify: Pipeline, clouds: np.ndarray, path: Path) -> None:
 
 
 def main() -> None:
-    """Runs what is missing, and writes the results after every run."""
+    """Runs the missing seeds, and writes the results after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
@@ -93,9 +93,7 @@ def main() -> None:
             }
             if seed == arguments.seeds[0]:
                 classify = pipeline("point-cloud-classification", model=folder)
-                shown = [
-                    names.index(name) for name in ("torus", "cone", "tube", "octahedron", "capsule", "hemisphere")
-                ]
+                shown = [names.index(name) for name in SHOWN]
                 draw(classify, np.stack([clouds[labels == label][1] for label in shown]), RESULTS / f"{NAME}.png")
         results["runs"][str(seed)] = run
         results |= {"recipe": recipe, "machine": machine(), "held_out": len(labels)}

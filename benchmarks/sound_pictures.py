@@ -1,4 +1,4 @@
-"""Draws what the feature extractor makes of the embedded sounds: `python -m benchmarks.sound_pictures`."""
+"""Draws the built-in sounds as samples and as mel spectrograms: `python -m benchmarks.sound_pictures`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "audio_features.png"
 
 
 def main() -> None:
-    """A column for each kind of sound: its waveform, and its mel spectrogram as the recipe `sounds-mel` has it."""
+    """Draws one column per kind of sound: its waveform above its mel spectrogram with the recipe's settings."""
     extractor = AudioPerceiverFeatureExtractor(
         "mel", SAMPLING_RATE, NUM_SAMPLES, n_fft=512, hop_length=128, num_mel_bins=16
     )

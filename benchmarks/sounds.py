@@ -1,10 +1,10 @@
-"""The embedded sounds, raw against mel as the paper compares them: one sound a clip, and mixtures of up to three.
+"""Raw audio against mel spectrograms on the built-in sounds: one sound per clip, and mixtures of up to three.
 
     python -m benchmarks.sounds
 
-Each run is `perceivers train` by a built-in recipe as it is, in a process of its own; the clips that count are held
-out and made from a seed that no setting was chosen on. Runs that `results/sounds.json` has by the recipe as it is now
-are not run again.
+Each run is `perceivers train` with a built-in recipe, in a separate process. The clips it is evaluated on are held out
+and made from a seed on which no setting was chosen. A run that `results/sounds.json` already has is not repeated,
+unless the recipe has changed since.
 """
 
 import argparse
@@ -28,14 +28,17 @@ DATASETS = ("sounds", "sound_mixtures")
 
 
 def cpu_seconds() -> float:
-    """What the processes that this one has started have used, on all cores."""
+    """Core seconds used so far by the processes that this one started."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def train(recipe: str, dataset: str, seed: int) -> dict[str, Any]:
-    """What the evaluation at the end of a run has measured, and the seconds that training and command took; those of a
-    core, `cpu_seconds`, do not depend on what else the machine does."""
+    """The metrics at the end of a run, and the seconds it took.
+
+    `training_seconds` and `seconds`, of the training and of the whole command, depend on what else the machine does;
+    `cpu_seconds`, the core seconds, do not.
+    """
     start, cpu_start = time.perf_counter(), cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", recipe, "--dataset_name", dataset, "--seed", seed, "--output_dir", folder]
@@ -52,7 +55,7 @@ def train(recipe: str, dataset: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs what is missing and writes the results after every run."""
+    """Runs what is missing and writes the results after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--datasets", choices=DATASETS, nargs="+", default=list(DATASETS))

@@ -1,16 +1,24 @@
-"""The README's results from the JSON beside the benchmarks: `python -m benchmarks.tables` prints them."""
+"""The tables of docs/results.md, from the JSON beside the benchmarks.
 
+`python -m benchmarks.tables` prints them, `make results` writes them into the page.
+"""
+
+import argparse
 import json
 import statistics
+import textwrap
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS
 
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+START, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"perceiver": "Perceiver, `perceivers train`", "svm": "SVM, RBF kernel", "cnn": "CNN with 1-pixel shifts"}
 
 
 def read(name: str) -> dict[str, Any]:
-    """A result that a benchmark has written."""
+    """The results that a benchmark wrote."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -27,32 +35,32 @@ def mebibytes(number: int | None) -> str:
 
 
 def digits() -> list[str]:
-    """Accuracy on the held-out fifth, of the seeds that were run."""
+    """Accuracy on the held-out fifth of the digits, by model."""
     by_name = read("digits")["runs"].items()
     return accuracies({NAMES[name]: [run["accuracy"] for run in runs.values()] for name, runs in by_name})
 
 
-def accuracies(of_seeds: dict[str, list[float]]) -> list[str]:
-    """A row for each list of accuracies."""
-    lines = [row("", "seeds", "mean accuracy", "least", "greatest"), "|---|---|---|---|---|"]
-    for name, values in of_seeds.items():
+def accuracies(by_name: dict[str, list[float]]) -> list[str]:
+    """One row per name, for a list with the accuracy of each seed."""
+    lines = [row("accuracy", "seeds", "mean", "lowest", "highest"), "|---|---|---|---|---|"]
+    for name, values in by_name.items():
         figures = [f"{100 * figure:.2f} %" for figure in (statistics.mean(values), min(values), max(values))]
         lines.append(row(name, len(values), *figures))
     return lines
 
 
 def sounds() -> list[str]:
-    """Raw against mel on the held-out clips, of the seeds that were run."""
-    lines = [row("", "accuracy, one sound", "mAP, one to three", "ROC-AUC", "d-prime", "seconds of a core")]
-    lines.append("|---|---|---|---|---|---|")
-    runs = read("sounds")["runs"]
-    for name, title in (("waveform", "raw audio, 128 patches"), ("mel", "mel spectrogram, 64 x 16 values")):
-        single, mixed = (list(runs[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
+    """Raw audio against mel spectrograms on the held-out clips."""
+    by_name = read("sounds")["runs"]
+    columns = []
+    for name in ("waveform", "mel"):
+        single, mixed = (list(by_name[f"{dataset} {name}"].values()) for dataset in ("sounds", "sound_mixtures"))
         shares = [mean(single, "accuracy"), mean(mixed, "mean_average_precision"), mean(mixed, "roc_auc")]
-        seconds = " and ".join(f"{mean(of, 'cpu_seconds'):.0f}" for of in (single, mixed))
-        percent = [f"{100 * share:.1f} %" for share in shares]
-        lines.append(row(title, *percent, f"{mean(mixed, 'd_prime'):.2f}", seconds))
-    return lines
+        seconds = " and ".join(f"{mean(runs, 'cpu_seconds'):.0f}" for runs in (single, mixed))
+        columns.append([*(f"{100 * share:.1f} %" for share in shares), f"{mean(mixed, 'd_prime'):.2f}", seconds])
+    names = ("one sound: accuracy", "mixtures: mAP", "mixtures: ROC-AUC", "mixtures: d-prime", "core seconds")
+    rows = [row(*cells) for cells in zip(names, *columns, strict=True)]
+    return [row("", "raw audio, 128 patches", "mel spectrogram, 64 x 16 values"), "|---|---|---|", *rows]
 
 
 def mean(runs: list[dict[str, float]], key: str) -> float:
@@ -60,39 +68,37 @@ def mean(runs: list[dict[str, float]], key: str) -> float:
 
 
 def cross_attention() -> list[str]:
-    """Time of ours and of transformers' cross-attention, and the memory they add."""
-    result = read("cross_attention")
-    head = ("image", "", "transformers", "ours", "faster", "memory, transformers", "memory, ours")
-    lines = [row(*head), "|---|---|---|---|---|---|---|"]
-    for entry in result["results"]:
-        seconds, memory = entry["seconds"], entry["bytes"]
+    """Time and additional memory of our cross-attention and of transformers'."""
+    times = [row("image", "", "transformers", "ours", "faster"), "|---|---|---|---|---|"]
+    memory = [row("image", "", "transformers", "ours"), "|---|---|---|---|"]
+    for entry in read("cross_attention")["results"]:
+        seconds, used = entry["seconds"], entry["bytes"]
         if entry["size"] < 64 or "transformers" not in seconds:
             continue
         theirs, ours = seconds["transformers"]["median"], seconds["factored"]["median"]
-        mode = "forward" if entry["mode"] == "forward" else "forward + backward"
-        sizes = f"{entry['size']} x {entry['size']}"
-        used = mebibytes(memory.get("transformers")), mebibytes(memory["factored"])
-        lines.append(row(sizes, mode, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**", *used))
-    return lines
+        what = f"{entry['size']}²", entry["mode"]
+        times.append(row(*what, milliseconds(theirs), milliseconds(ours), f"**{theirs / ours:.1f} x**"))
+        memory.append(row(*what, mebibytes(used.get("transformers")), mebibytes(used["factored"])))
+    return [*times, "", *memory]
 
 
 def whole_model() -> list[str]:
     """The paper's model and DeepMind's published one."""
     result = read("whole_model")
-    head = ("224 x 224, batch 1", "", "time", "ours", "faster", "were cross-attention free")
+    head = ("batch 1", "", "time", "ours", "faster", "limit")
     lines = [row(*head), "|---|---|---|---|---|---|"]
     for name, seconds in result["seconds"].items():
         reference, mode = list(seconds)[1], name.split(", ")[1]
         ours, theirs, free = (timing["median"] for timing in seconds.values())
         times = milliseconds(theirs), milliseconds(ours)
         lines.append(row(reference, mode, *times, f"**{theirs / ours:.2f} x**", f"{theirs / free:.2f} x"))
-    lines += ["", row(f"a training step at batch {result['memory_batch']}", "peak memory"), "|---|---|"]
+    lines += ["", row(f"training step, batch {result['memory_batch']}", "peak memory"), "|---|---|"]
     lines += [row(subject, mebibytes(number)) for subject, number in result["bytes"].items()]
     return lines
 
 
 def point_clouds() -> list[str]:
-    """The paper's ModelNet40 model by the number of points."""
+    """The paper's ModelNet40 model, by number of points."""
     result = read("point_clouds")
     lines = [row("points", "", "time", "peak memory"), "|---|---|---|---|"]
     for entry in result["results"]:
@@ -103,13 +109,13 @@ def point_clouds() -> list[str]:
 
 
 def shapes() -> list[str]:
-    """Accuracy on the held-out shapes, of the seeds that were run."""
+    """Accuracy on the held-out shapes."""
     runs = read("shapes")["runs"].values()
-    keys = {"as they are": "accuracy", "turned about the vertical axis": "accuracy_turned"}
+    keys = {"as made": "accuracy", "rotated about the vertical axis": "accuracy_turned"}
     return accuracies({name: [run[key] for run in runs] for name, key in keys.items()})
 
 
-def machine_of(name: str) -> str:
+def machine_line(name: str) -> str:
     machine = read(name)["machine"]
     return (
         f"{machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}, "
@@ -118,26 +124,64 @@ def machine_of(name: str) -> str:
 
 
 def markdown() -> str:
-    """The section between the README's two marks."""
+    """What docs/results.md has between its two marks."""
     sections = [
-        "**One cross-attention**, 512 latents x 1024, 64 bands, RGB, float32, against transformers' with our weights "
-        f"(`python -m benchmarks.cross_attention`; medians; {machine_of('cross_attention')}):",
+        "## One cross-attention",
+        "512 latents of 1024 channels attend to an RGB image with 64 frequency bands, in float32. Transformers' "
+        "cross-attention has the same weights and is given the input array ready made. Training is a forward and a "
+        "backward pass. Medians; "
+        f"{machine_line('cross_attention')}.",
+        command("cross_attention"),
         "\n".join(cross_attention()),
-        f"**The whole model** (`python -m benchmarks.whole_model`; medians; {machine_of('whole_model')}):",
+        "![Time of one cross-attention against image size](../benchmarks/results/cross_attention.png)",
+        "## The whole model",
+        "224 x 224 pixels: the paper's model against our own dense path, and DeepMind's published model against "
+        "transformers'. The limit is the speed-up that a cross-attention at no cost would give: nothing that changes "
+        f"only the cross-attention can be faster. Medians; {machine_line('whole_model')}.",
+        command("whole_model"),
         "\n".join(whole_model()),
-        "**Digits**, the held-out fifth of 1,797 images (`python -m benchmarks.digits`):",
+        "## Digits",
+        "The held-out fifth of 1,797 images. A seed decides the split and the initial weights.",
+        command("digits"),
         "\n".join(digits()),
-        "**Sounds**, 1,200 held-out clips of twelve kinds of sound, by the recipes `sounds` and `sounds-mel` "
-        "(`python -m benchmarks.sounds`):",
+        "## Sounds",
+        "1,200 held-out clips of twelve kinds of sound, with the recipes `sounds` and `sounds-mel`. Core seconds are "
+        "those of the whole command, for one sound per clip and for mixtures.",
+        command("sounds"),
         "\n".join(sounds()),
-        f"**Shapes**, {read('shapes')['held_out']} held-out clouds of 12 solids (`python -m benchmarks.shapes`):",
+        "## Shapes",
+        f"{read('shapes')['held_out']} held-out clouds of twelve solids.",
+        command("shapes"),
         "\n".join(shapes()),
-        "**Point clouds** through the paper's ModelNet40 model, one forward pass of one cloud, float32 (`python -m "
-        f"benchmarks.point_clouds`; medians; {machine_of('point_clouds')}):",
+        "![Scanned solids with the predicted labels](../benchmarks/results/shapes.png)",
+        "## Point clouds",
+        "The paper's ModelNet40 model, one forward pass of one cloud, in float32. Medians; "
+        f"{machine_line('point_clouds')}.",
+        command("point_clouds"),
         "\n".join(point_clouds()),
     ]
-    return "\n\n".join(sections)
+    tables = ("|", "!")
+    return "\n\n".join(part if part.startswith(tables) else textwrap.fill(part, 120) for part in sections)
+
+
+def command(name: str) -> str:
+    return f"`python -m benchmarks.{name}`"
+
+
+def page() -> str:
+    """docs/results.md, with the tables of the current results."""
+    before, rest = PAGE.read_text().split(START)
+    return f"{before}{START}\n\n{markdown()}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/results.md")
+    if parser.parse_args().write:
+        PAGE.write_text(page())
+    else:
+        print(markdown())
 
 
 if __name__ == "__main__":
-    print(markdown())
+    main()

@@ -1,11 +1,12 @@
-"""The paper's whole ImageNet model at 224 x 224, float32: `python -m benchmarks.whole_model`.
+"""The paper's whole ImageNet model at 224 x 224, in float32: `python -m benchmarks.whole_model`.
 
 Two pairs, each with the same weights: the paper's model (8 cross-attends), `auto` against our own dense path with
-eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers' own.
-Beside each pair runs the same model with a cross-attention that costs nothing and answers zero: what is left is what
-both sides have in common, so no way to compute the cross-attention can be faster or smaller.
-Times at batch 1, interleaved; peak memory of a training step at `--memory-batch`, each in a process of its own. A pair
-that is not asked for keeps the figures that it had.
+eager attention; and DeepMind's published Fourier model (1 cross-attend, query head), ours against transformers'.
+Each pair is joined by the same model with a free cross-attention, which costs nothing and returns zeros. What remains
+is common to both sides, so no way of computing the cross-attention can be faster or smaller.
+
+Times are at batch 1, in turn. Peak memory is that of a training step at `--memory-batch`, each in a separate process.
+A pair that is not requested keeps its earlier figures.
 """
 
 import argparse
@@ -29,20 +30,17 @@ MEMORY = ("paper, auto", "paper, auto, checkpointing", f"paper, auto, {FREE}", "
           "deepmind, auto, checkpointing", "deepmind, transformers")  # fmt: skip
 
 
-class FreeInputs:
-    """Stands for the inputs, and answers zeros at once: what a cross-attention of no cost would leave to do."""
+class FreeAttention:
+    """Takes the place of a cross-attention implementation, and returns zeros at once: what is left costs no less."""
 
-    def project(self, attention: Any) -> tuple[()]:
-        return ()
-
-    def attend(self, attention: Any, query: torch.Tensor, projected: tuple[()], **kwargs: Any):
-        """(B, H, N, d) -> (B, N, H, d_v), with a gradient for the query, so that its projection is trained as ever."""
-        width = attention.v_proj.out_features // attention.num_heads
-        return query.transpose(1, 2)[..., :1].mul(0).expand(-1, -1, -1, width), None
+    def __call__(self, module: Any, query: torch.Tensor, projected: tuple = (), **kwargs: Any):
+        """(B, H, N, d) -> (B, N, H, d_v), with a gradient for the query, so that its projection is still trained."""
+        width = module.v_proj.out_features // module.num_heads
+        return query.transpose(1, 2)[..., :1].mul(0).expand(-1, -1, -1, width), None, ()
 
 
 def build(subject: str) -> nn.Module:
-    """A model; the members of a pair have the same weights."""
+    """Builds a model; the two members of a pair have the same weights."""
     torch.manual_seed(0)
     family, kind, *options = subject.split(", ")
     if family == "paper":
@@ -68,7 +66,7 @@ def build(subject: str) -> nn.Module:
                 model.save_pretrained(folder)
                 model = ImagePerceiverForImageClassification.from_pretrained(folder)
     if options == [FREE]:
-        model.perceiver.encoder.read = lambda *_: FreeInputs()
+        model.perceiver.encoder.prepare = lambda *_: FreeAttention()
     if options == ["checkpointing"]:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable()
@@ -76,7 +74,7 @@ def build(subject: str) -> nn.Module:
 
 
 def call(subject: str, mode: str, batch: int, device: torch.device) -> Callable[[], Any]:
-    """A forward pass without gradients, or a training step's forward and backward pass."""
+    """A forward pass without gradients, or the forward and backward pass of a training step."""
     model = build(subject).to(device).train(mode == "training")
     torch.manual_seed(1)
     pixels = torch.randn(batch, 3, 224, 224, device=device)

@@ -118,13 +118,3 @@ def test_the_model_reads_in_one_file():
 @pytest.mark.parametrize("room", [*ROOMS, "recipes"])
 def test_the_face_links_to_the_room(room):
     assert (ROOT / "perceivers" / room).resolve() == ROOT / room
-
-
-def test_every_path_in_the_readme_map_exists():
-    readme = (ROOT / "README.md").read_text()
-    house = readme.split("<!-- map -->")[1].split("<!-- end of map -->")[0]
-    paths = re.findall(r"^([\w./-]+)  +\S", house, flags=re.MULTILINE)
-    assert len(paths) > 15
-    assert [path for path in paths if not (ROOT / path).exists()] == []
-    named = {Path(path).name for path in paths}
-    assert [p.name for p in ROOM_FILES if p.name != "__init__.py" and p.name not in named] == []
