@@ -5,10 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, Trainer, TrainingArguments, pipeline
+from transformers import AutoConfig, Trainer, TrainingArguments
 
 from perceivers import (
-    AUDIO_VARIANTS,
     AudioPerceiverConfig,
     AudioPerceiverForAudioClassification,
     InputStream,
@@ -16,7 +15,7 @@ from perceivers import (
 )
 from perceivers.modeling.flops import forward_flops
 from perceivers.modeling.positions import DensePositions
-from tests.models import assert_checkpointing_keeps_the_gradients, tiny_audio_model, tiny_extractor
+from tests.models import tiny_audio_model
 
 REPRESENTATIONS = ("waveform", "mel")
 SHAPES = {"waveform": (512,), "mel": (16, 8)}
@@ -113,13 +112,6 @@ class TestProperties:
             alone = logits(model, {name: inputs[name][index : index + 1, :length]})
             torch.testing.assert_close(together[index], alone[0], atol=1e-4, rtol=1e-5)
 
-    @pytest.mark.parametrize("implementation", ["dense", "absorbed", "factored"])
-    def test_implementations_agree(self, representation, implementation):
-        inputs = batch(representation, 512, 300) if representation == "waveform" else batch(representation, 16, 11)
-        expected = logits(tiny_audio_model(representation, cross_attention_implementation="dense"), inputs)
-        model = tiny_audio_model(representation, cross_attention_implementation=implementation)
-        torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-5)
-
     def test_factored_is_what_auto_takes_for_the_paper(self):
         for variant, expected in (("audioset-waveform", "dense"), ("audioset-mel", "factored")):
             with torch.device("meta"):
@@ -163,15 +155,6 @@ def meta_input(model):
 
 
 class TestTransformersHabits:
-    def test_save_and_load_is_exact(self, representation, tmp_path):
-        model, inputs = tiny_audio_model(representation), batch(representation)
-        model.save_pretrained(tmp_path)
-        loaded = AutoModelForAudioClassification.from_pretrained(tmp_path)
-        assert type(loaded) is AudioPerceiverForAudioClassification
-        assert torch.equal(logits(loaded, inputs), logits(model, inputs))
-        body = AutoModel.from_pretrained(tmp_path)
-        assert torch.equal(body(**inputs).last_hidden_state, model.perceiver(**inputs).last_hidden_state)
-
     @pytest.mark.parametrize(
         "fields",
         [
@@ -188,31 +171,6 @@ class TestTransformersHabits:
         config.save_pretrained(tmp_path)
         assert AutoConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
         assert copy.deepcopy(config).to_dict() == config.to_dict()
-
-    def test_attentions_and_hidden_states(self, representation):
-        model = tiny_audio_model(representation)
-        output = model(**batch(representation), output_attentions=True, output_hidden_states=True)
-        inputs = 32 if representation == "waveform" else 128
-        assert [tuple(a.shape) for a in output.cross_attentions] == [(2, 1, 8, inputs)] * 2
-        assert len(output.hidden_states) == model.config.num_hidden_layers + 1
-
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_half_precision(self, representation, dtype):
-        model, inputs = tiny_audio_model(representation), batch(representation)
-        expected = logits(model, inputs)
-        actual = logits(model.to(dtype), inputs)
-        assert (actual.float() - expected).norm() / expected.norm() < 0.05
-
-    @pytest.mark.integration
-    def test_compiles_into_one_graph(self):
-        model = tiny_audio_model("mel", num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        inputs = batch("mel", 16, 3)
-        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
-
-    def test_gradient_checkpointing_gives_the_same_gradients(self, representation):
-        inputs = {**batch(representation), "labels": torch.tensor([3, 4])}
-        assert_checkpointing_keeps_the_gradients(tiny_audio_model(representation), inputs)
 
     @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
     def test_accumulated_gradients_are_those_of_one_batch(self, tmp_path, problem_type):
@@ -244,29 +202,6 @@ class TestTransformersHabits:
             torch.testing.assert_close(after[0][name], after[1][name], atol=1e-5, rtol=1e-4)
             if name == "classifier.weight":
                 assert (after[0][name] - parameter).abs().max() > 1e-2
-
-    def test_every_variant_builds(self):
-        for name in AUDIO_VARIANTS:
-            with torch.device("meta"):
-                AudioPerceiverForAudioClassification(AudioPerceiverConfig.from_variant(name))
-
-    @pytest.mark.parametrize("batch_size", [1, 2])
-    def test_the_stock_pipeline(self, representation, tmp_path, batch_size):
-        pytest.importorskip("torchaudio")
-        model = tiny_audio_model(representation, problem_type="single_label_classification")
-        extractor = tiny_extractor(representation)
-        model.save_pretrained(tmp_path)
-        extractor.save_pretrained(tmp_path)
-        classify = pipeline("audio-classification", model=str(tmp_path))
-        clips = [np.sin(np.arange(n)).astype(np.float32) for n in (512, 200, 900)]
-        answers = classify(clips, batch_size=batch_size, top_k=10)
-        for clip, answer in zip(clips, answers, strict=True):
-            expected = logits(model, extractor(clip, sampling_rate=8000, return_tensors="pt"))[0].softmax(-1)
-            scores = {entry["label"]: entry["score"] for entry in answer}
-            for index, score in enumerate(expected.tolist()):
-                assert scores[f"LABEL_{index}"] == pytest.approx(score, abs=1e-5)
-        same = classify({"array": clips[0], "sampling_rate": 8000}, top_k=10)
-        assert [entry["label"] for entry in same] == [entry["label"] for entry in answers[0]]
 
 
 class TestErrors:

@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification, ImagePerceiverModel
 from perceivers.modeling.positions import DensePositions, GridPositions
-from tests.models import assert_checkpointing_keeps_the_gradients, tiny_image_model
+from tests.models import tiny_image_model
 
 PARTS = {
     "query": {"head": "query"},
@@ -80,56 +80,6 @@ class TestInitialisation:
             assert it.classifier.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
             norm = it.perceiver.inputs.stem.norm
             assert (norm.weight == 1).all() and (norm.running_var == 1).all() and (norm.running_mean == 0).all()
-
-
-class TestHabits:
-    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-    def test_ways_to_attend_agree(self, part, pixels, attention):
-        model = tiny_image_model(**part)
-        model.set_attn_implementation(attention)
-        expected = {}
-        for way in ("dense", "absorbed", "factored", "auto"):
-            if way == "factored" and part.get("position_encoding") == "learned":
-                continue
-            model.config.cross_attention_implementation = way
-            expected[way] = logits(model, pixels)
-        for actual in expected.values():
-            torch.testing.assert_close(actual, expected["dense"], atol=1e-4, rtol=1e-4)
-
-    def test_save_and_load_is_exact(self, part, pixels, tmp_path):
-        model = tiny_image_model(**part)
-        model.train()(pixels)  # moves the statistics of a batch norm
-        model.eval().save_pretrained(tmp_path)
-        loaded, info = ImagePerceiverForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
-        assert not any(info.values()), info
-        assert torch.equal(logits(loaded, pixels), logits(model, pixels))
-
-    def test_every_parameter_gets_a_gradient(self, part, pixels):
-        model = tiny_image_model(**part).train()
-        model(pixels, labels=torch.tensor([3, 4])).loss.backward()
-        assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-    def test_gradient_checkpointing_changes_nothing(self, part, pixels):
-        inputs = {"pixel_values": pixels, "labels": torch.tensor([3, 4])}
-        assert_checkpointing_keeps_the_gradients(tiny_image_model(**part), inputs)
-
-    @pytest.mark.integration
-    def test_compiles_into_one_graph(self, pixels):
-        model = tiny_image_model(**PARTS["projected"])
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(logits(compiled, pixels), logits(model, pixels), atol=1e-5, rtol=1e-5)
-
-    def test_half_precision(self, part, pixels):
-        model = tiny_image_model(**part)
-        expected = logits(model, pixels)
-        torch.testing.assert_close(logits(model.bfloat16(), pixels).float(), expected, atol=0.3, rtol=0.1)
-
-    def test_outputs_are_recorded(self, pixels):
-        model = tiny_image_model(**PARTS["projected"])
-        output = model(pixels, output_attentions=True, output_hidden_states=True)
-        # The decoder's cross-attend is the head's, not one of the body's.
-        assert [tuple(a.shape) for a in output.cross_attentions] == [(2, 1, 8, 9)] * 2
-        assert len(output.hidden_states) == model.config.num_hidden_layers + 1
 
 
 class TestMasks:
