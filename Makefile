@@ -1,6 +1,6 @@
 PYTHON ?= python
 .DEFAULT_GOAL := help
-.PHONY: help check format test golden results docs wheel-check
+.PHONY: help check format test test-quick coverage golden results docs wheel-check
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -16,6 +16,12 @@ format:  ## Format the code and apply safe fixes
 
 test:  ## The tests
 	pytest
+
+test-quick:  ## The tests without compilers, child processes and trainings: under a minute
+	pytest -m "not hub and not slow and not integration"
+
+coverage:  ## The tests, and which lines they leave out
+	pytest --cov --cov-report=term
 
 golden:  ## Remake the golden values; say so in CHANGELOG.md
 	$(PYTHON) -m tests.make_golden

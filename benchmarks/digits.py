@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from benchmarks.measuring import RESULTS as RESULTS_FOLDER
 from benchmarks.measuring import machine
-from perceivers.command_arguments import find_recipe
-from perceivers.training.image_datasets import digits
-from perceivers.training.labelled_datasets import stratified_split
+from perceivers.cli.flags import find_recipe
+from perceivers.training.datasets import stratified_split
+from perceivers.training.images import digits
 from perceivers.training.recipe import read_recipe
 
 RESULTS = RESULTS_FOLDER / "digits.json"
@@ -50,7 +50,7 @@ def perceiver(seed: int) -> dict[str, float]:
     """Accuracy of `perceivers train digits`, run in a separate process, and the seconds its training took."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", "digits", "--seed", seed, "--split_seed", seed, "--output_dir", folder]
-        subprocess.run([sys.executable, "-m", "perceivers.command_line", *map(str, words)], check=True)
+        subprocess.run([sys.executable, "-m", "perceivers", *map(str, words)], check=True)
         results = json.loads((Path(folder) / "all_results.json").read_text())
     return {"accuracy": results["eval_accuracy"], "training_seconds": round(results["train_runtime"], 1)}
 

@@ -20,9 +20,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, Pipeline, pipeline
 
 from benchmarks.measuring import RESULTS, machine, save
-from perceivers.command_arguments import find_recipe
-from perceivers.training.point_cloud_augmentation import PointAugmentation
-from perceivers.training.point_cloud_datasets import SHAPES_SPLITS
+from perceivers.cli.flags import find_recipe
+from perceivers.training.point_clouds import SHAPES_SPLITS, PointAugmentation
 from perceivers.training.recipe import read_recipe
 
 matplotlib.use("Agg")
@@ -83,7 +82,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             words = ["train", "shapes", "--seed", seed, "--output_dir", folder, "--disable_tqdm", "true"]
-            subprocess.run([sys.executable, "-m", "perceivers.command_line", *map(str, words)], check=True)
+            subprocess.run([sys.executable, "-m", "perceivers", *map(str, words)], check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             trained = json.loads((Path(folder) / "all_results.json").read_text())
             run = {

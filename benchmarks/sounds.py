@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS as RESULTS_FOLDER
 from benchmarks.measuring import machine
-from perceivers.command_arguments import find_recipe
+from perceivers.cli.flags import find_recipe
 from perceivers.training.recipe import read_recipe
 
 RESULTS = RESULTS_FOLDER / "sounds.json"
@@ -42,7 +42,7 @@ def train(recipe: str, dataset: str, seed: int) -> dict[str, Any]:
     start, cpu_start = time.perf_counter(), cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", recipe, "--dataset_name", dataset, "--seed", seed, "--output_dir", folder]
-        subprocess.run([sys.executable, "-m", "perceivers.command_line", *map(str, words)], check=True)
+        subprocess.run([sys.executable, "-m", "perceivers", *map(str, words)], check=True)
         results = json.loads((Path(folder) / "all_results.json").read_text())
     left_out = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
     measured = {key[5:]: value for key, value in results.items() if key.startswith("eval_") and key not in left_out}

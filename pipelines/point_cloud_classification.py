@@ -1,31 +1,31 @@
 """The task `point-cloud-classification`, which transformers has no pipeline for."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from transformers import Pipeline
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import ModelOutput
 
-Function = Literal["softmax", "sigmoid", "none"]
+from .scores import Function, default_function, logits_to_scores
 
-# To type-checkers Any: the annotations of transformers' class admit neither arguments of a task nor its components.
+# Any to type-checkers: the annotations of transformers' class admit neither a task's arguments nor its components.
 Base: Any = Pipeline
 
 
 class PointCloudClassificationPipeline(Base):
-    """Puts point clouds into classes.
+    """Classifies point clouds.
 
-    A cloud is an array, tensor or nested list (points, 3 + features), or the path or URL of a file that the feature
-    extractor reads; a mapping with the cloud under `points`, and a data set with such a column, will do as well.
+    A point cloud is an array, tensor or nested list (points, 3 + features), or the path or URL of a file that the
+    feature extractor reads. A mapping with the cloud under `points` works too, and so does a data set with such a
+    column.
 
     Example:
         >>> classify = pipeline("point-cloud-classification", model="perceiver-shapes")
-        >>> classify("scan.ply", top_k=1)
-        [{'label': 'torus', 'score': 0.98}]
+        >>> classify("scan.ply", top_k=1)[0].keys()
+        dict_keys(['label', 'score'])
     """
 
     _load_processor = False
@@ -38,28 +38,29 @@ class PointCloudClassificationPipeline(Base):
         return {}, {}, {name: value for name, value in given.items() if value is not None}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Classifies one cloud, or each of a list, data set or generator of clouds.
+        """Classifies one cloud or each of a list, data set or generator of clouds.
 
         Args:
-            inputs: as above; an array (clouds, points, 3 + features) is many clouds.
-            top_k: how many labels to return, at most; 5 if not given.
-            function_to_apply: to the logits, `"softmax"`, `"sigmoid"` or `"none"`; by the model's problem type if not
-                given.
-            batch_size: clouds to classify at a time. Those of different sizes are padded, which changes no score.
+            inputs: One cloud or several, see above. An array (clouds, points, 3 + features) is several clouds.
+            **kwargs: `top_k`, the largest number of labels to return, 5 by default; `function_to_apply` to the logits,
+                `"softmax"`, `"sigmoid"` or `"none"`, by default the one for the model's problem type; `batch_size`,
+                the number of clouds in a forward pass. Clouds of different sizes are padded, which changes no score.
 
-        Returns: for each cloud a list of mappings with a `label` and a `score`, best first.
+        Returns:
+            For each cloud a list of dictionaries with a `label` and a `score`, highest score first.
         """
         if getattr(inputs, "ndim", 0) == 3:
             inputs = list(inputs)
-        elif hasattr(inputs, "column_names"):  # of the datasets library, which transformers takes for one input
+        elif hasattr(inputs, "column_names"):  # transformers takes a data set of the datasets library for one input
             inputs = KeyDataset(inputs, "points")
         elif isinstance(inputs, list | tuple) and inputs and is_point(inputs[0]):
-            inputs = np.array(inputs)  # or each of its points would be taken for a cloud
+            inputs = np.array(inputs)  # otherwise each point would count as a cloud
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any) -> BatchFeature:
+        """Turns one cloud into the model's inputs."""
         cloud = inputs["points"] if isinstance(inputs, Mapping) else inputs
-        # In float32 whatever the model's type, as half precision cannot hold the angles of high frequencies.
+        # float32 whatever the model's dtype: half precision cannot hold the angles of high frequencies.
         return self.feature_extractor(cloud, return_tensors="pt")
 
     def _forward(self, inputs: BatchFeature) -> ModelOutput:
@@ -68,39 +69,28 @@ class PointCloudClassificationPipeline(Base):
     def postprocess(
         self, outputs: ModelOutput, top_k: int = 5, function_to_apply: Function | None = None
     ) -> list[dict[str, Any]]:
+        """Returns the `top_k` labels with the highest scores.
+
+        Raises:
+            ValueError: There is no such `function_to_apply`.
+        """
         logits = outputs["logits"][0].float()
-        scores = self.scores(logits, function_to_apply or self.usual_function())
+        scores = logits_to_scores(logits, function_to_apply or self.default_function())
         best = scores.topk(min(top_k, len(scores)))
         labels = self.model.config.id2label
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"label": labels[index], "score": score} for score, index in pairs]
 
-    def usual_function(self) -> Function:
-        """What makes scores of logits, by the model's problem type."""
+    def default_function(self) -> Function:
+        """Returns the function for the model's problem type; sigmoid for a single label, as for text and images."""
         config = self.model.config
-        if config.problem_type == "regression":
-            return "none"
-        return (
-            "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
-        )
-
-    @staticmethod
-    def scores(logits: torch.Tensor, function_to_apply: Function) -> torch.Tensor:
-        """
-        Raises:
-            ValueError: for another function.
-        """
-        if function_to_apply == "softmax":
-            return logits.softmax(-1)
-        if function_to_apply == "sigmoid":
-            return logits.sigmoid()
-        if function_to_apply == "none":
-            return logits
-        raise ValueError(f"`function_to_apply` must be softmax, sigmoid or none, got {function_to_apply!r}.")
+        if config.num_labels == 1 and config.problem_type != "regression":
+            return "sigmoid"
+        return default_function(config.problem_type)
 
 
 def is_point(values: Any) -> bool:
-    """Whether it is a list of numbers."""
+    """Whether this is a list of numbers."""
     return isinstance(values, list | tuple) and bool(values) and isinstance(values[0], int | float)
 
 

@@ -1,4 +1,4 @@
-"""Audio in every form that people have it in -> samples and their rate; one channel at another rate.
+"""Reads audio in any form into samples and their rate, mixes it down to one channel and resamples it.
 
 Letters: C channels, T samples.
 """
@@ -11,26 +11,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import get_session
 
-# Resampling takes a filter for each pair of phases of the two rates; the usual ones need thousands, not millions.
+from .reading import import_optional, is_url, read_bytes
+
+# Resampling builds one filter per pair of phases of the two rates; common rates need thousands, not millions.
 MAX_RESAMPLING_FILTERS = 2**22
 INSTALL = "install it with `pip install 'perceivers[audio]'`"
 
-# By type of integer: what a sample of full scale is, and where silence lies.
+# By integer type: the value of a full-scale sample and the value of silence.
 FULL_SCALES = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (128.0, 128.0)}
 
 
 def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tuple[np.ndarray, int]:
-    """Reads an audio file, or its content: WAV, FLAC, OGG and MP3 by soundfile, others by torchcodec and FFmpeg.
+    """Reads an audio file or its content: WAV, FLAC, OGG and MP3 by soundfile, others by torchcodec and FFmpeg.
 
     Args:
-        name: what to call the content in an error.
+        file: Path or content of the file.
+        name: How errors refer to the content.
 
-    Returns: `float32` samples (C, T) in [-1, 1], and their rate in hertz.
+    Returns:
+        `float32` samples (C, T) in [-1, 1] and their rate in hertz.
 
     Raises:
-        ValueError: there is no such file, or it is not audio, truncated or empty; the message names it.
+        ValueError: The file does not exist, or is not audio, truncated or empty. The message names it.
         ImportError: soundfile is missing.
     """
     if not isinstance(file, bytes):
@@ -41,21 +44,18 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
     name = name or "the content"
     samples, rate = _decode(file, name)
     try:
-        return standardize(samples), checked_rate(rate)
+        return samples_to_float32(samples), checked_rate(rate)
     except ValueError as error:  # no samples, or NaN, or 0 Hz
         raise ValueError(f"{name}: {error}") from error
 
 
 def _decode(file: str | bytes, name: str) -> tuple[np.ndarray, int]:
-    try:
-        import soundfile
-    except Exception as error:  # without its own library it raises OSError
-        raise ImportError(f"Reading audio files needs soundfile; {INSTALL}.") from error
+    soundfile = import_optional("soundfile", f"Reading audio files needs soundfile; {INSTALL}.")
     try:
         with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
             samples, promised = opened.read(dtype="float32", always_2d=True), opened.frames
             rate = opened.samplerate
-    except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: a header that promises too much
+    except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: the header promises too much
         return _decode_by_torchcodec(file, name, reason=" ".join(getattr(error, "error_string", str(error)).split()))
     if len(samples) < promised:
         raise ValueError(f"{name} is truncated: {len(samples)} of {promised} samples can be read")
@@ -63,10 +63,12 @@ def _decode(file: str | bytes, name: str) -> tuple[np.ndarray, int]:
 
 
 def _decode_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
-    """What soundfile cannot read, such as M4A.
+    """Decodes what soundfile cannot read, such as M4A.
 
     Args:
-        reason: why soundfile cannot, which is what an error says: FFmpeg's reasons are no clearer.
+        file: Path or content of the file.
+        name: How errors refer to it.
+        reason: Why soundfile failed. Errors quote it, because FFmpeg's own reasons are no clearer.
     """
     try:
         from torchcodec.decoders import AudioDecoder
@@ -79,39 +81,38 @@ def _decode_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np
     return decoded.data.numpy(), decoded.sample_rate
 
 
-def fetch_audio(url: str) -> bytes:
-    """The content of an http(s) URL."""
-    return get_session().get(url).raise_for_status().content
-
-
-def to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Brings one clip to `float32` samples (C, T) and their rate.
+def audio_to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Reads one clip of any form into `float32` samples (C, T) and their rate.
 
     Args:
-        audio: samples (T,) or (C, T) as array, tensor or list; a path or an http(s) URL; a file's content; a
-            dictionary as `datasets` has them, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`;
-            or a torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are brought to [-1, 1]; floats stay.
-        sampling_rate: in hertz, of samples that do not bring their own.
+        audio: Samples (T,) or (C, T) as an array, tensor or list; a path or an http(s) URL; the content of a file; a
+            dictionary as in `datasets`, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`; or a
+            torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are scaled to [-1, 1]; floats keep their
+            range.
+        sampling_rate: In hertz, for samples that come without a rate.
+
+    Returns:
+        The samples and their rate in hertz.
 
     Raises:
-        ValueError: the rate is missing, is no positive whole number, or is not the one that the audio brings; or there
-            are no samples, more channels than samples, or NaN or infinite ones; or as [`read_audio`].
-        TypeError: for what is no audio.
+        ValueError: The rate is missing, not a positive whole number, or differs from the one the audio comes with;
+            there are no samples, more channels than samples, or NaN or infinite samples; or as in [`read_audio`].
+        TypeError: The input is not audio.
     """
     own_rate: Any = None
     if isinstance(audio, Mapping):
         audio, own_rate = _from_mapping(audio)
-    elif isinstance(audio, str) and audio.startswith(("http://", "https://")):
-        audio, own_rate = read_audio(fetch_audio(audio), name=repr(audio))
+    elif is_url(audio):
+        audio, own_rate = read_audio(read_bytes(audio), name=repr(audio))
     elif isinstance(audio, str | os.PathLike | bytes):
         audio, own_rate = read_audio(audio)
-    elif hasattr(audio, "get_all_samples"):  # torchcodec's, which `datasets` decodes to
+    elif hasattr(audio, "get_all_samples"):  # a torchcodec decoder, as `datasets` returns it
         decoded = audio.get_all_samples()
         audio, own_rate = decoded.data, decoded.sample_rate
     rate = checked_rate(sampling_rate if own_rate is None else own_rate)
     if sampling_rate is not None and checked_rate(sampling_rate) != rate:
         raise ValueError(f"the audio is sampled at {rate} Hz, but sampling_rate={sampling_rate} was passed")
-    return standardize(audio), rate
+    return samples_to_float32(audio), rate
 
 
 def _from_mapping(audio: Mapping) -> tuple[Any, Any]:
@@ -131,10 +132,10 @@ def _from_mapping(audio: Mapping) -> tuple[Any, Any]:
 
 
 def checked_rate(rate: Any) -> int:
-    """A sampling rate as an integer.
+    """Returns a sampling rate as an integer.
 
     Raises:
-        ValueError: if it is missing, or no positive whole number.
+        ValueError: It is missing or not a positive whole number.
     """
     if rate is None:
         raise ValueError("say the `sampling_rate` of the audio, in hertz; it is not guessed")
@@ -142,12 +143,17 @@ def checked_rate(rate: Any) -> int:
         if rate > 0 and rate == int(rate):
             return int(rate)
     except (TypeError, ValueError, OverflowError):
-        pass  # no number, NaN, infinite
+        pass  # not a number, NaN, infinite
     raise ValueError(f"`sampling_rate` must be a positive whole number of hertz, got {rate!r}")
 
 
-def standardize(samples: Any) -> np.ndarray:
-    """Brings samples (T,) or (C, T) of any type to finite `float32` (C, T)."""
+def samples_to_float32(samples: Any) -> np.ndarray:
+    """Converts samples (T,) or (C, T) of any type to finite `float32` (C, T).
+
+    Raises:
+        ValueError: There are no samples, more channels than samples, or NaN or infinite samples.
+        TypeError: They are not samples.
+    """
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()  # NumPy has no bfloat16
@@ -177,19 +183,22 @@ def standardize(samples: Any) -> np.ndarray:
 
 
 def import_torchaudio(purpose: str) -> Any:
-    """torchaudio, or one line that says how to get it."""
-    try:
-        import torchaudio
-    except Exception as error:  # a build that does not fit torch raises OSError or RuntimeError
-        raise ImportError(f"{purpose} needs torchaudio, of a version that fits torch; {INSTALL}.") from error
-    return torchaudio
+    """Imports torchaudio.
+
+    Args:
+        purpose: What needs it, as the subject of the error's sentence.
+
+    Raises:
+        ImportError: It is missing or was built for another version of torch.
+    """
+    return import_optional("torchaudio", f"{purpose} needs torchaudio, of a version that fits torch; {INSTALL}.")
 
 
 def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
-    """Samples (..., T) at another rate, by torchaudio.
+    """Resamples (..., T) from one rate to another with torchaudio.
 
     Raises:
-        ValueError: if the rates have so little in common that it would take gigabytes.
+        ValueError: The rates share so small a divisor that the filters would take gigabytes.
     """
     if rate == target:
         return samples
@@ -203,6 +212,12 @@ def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
 
 
 def read_mono(audio: Any, rate: int, sampling_rate: int | None = None) -> torch.Tensor:
-    """One clip of any form, see [`to_samples`], as samples (T,) at `rate`: the mean of its channels, resampled."""
-    samples, own_rate = to_samples(audio, sampling_rate)
+    """Reads one clip of any form, see [`audio_to_samples`], as samples (T,): the mean of its channels, resampled.
+
+    Args:
+        audio: The clip.
+        rate: Rate of the result in hertz.
+        sampling_rate: Rate of `audio` in hertz, for samples that come without one.
+    """
+    samples, own_rate = audio_to_samples(audio, sampling_rate)
     return resample(torch.from_numpy(samples).mean(dim=0), own_rate, rate)

@@ -15,14 +15,15 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
 from .audio_reading import checked_rate, import_torchaudio, read_mono
+from .reading import naming
 
 REPRESENTATIONS = ("waveform", "mel")
-VARIANCE_FLOOR = 1e-7  # for silence, which stays 0
+VARIANCE_FLOOR = 1e-7  # keeps silence at 0
 
 
 @lru_cache(maxsize=16)
 def mel_spectrogram(sampling_rate: int, n_fft: int, hop_length: int, num_mel_bins: int) -> Callable:
-    """torchaudio's mel spectrogram: power, Hann window, beyond the ends of a clip zeros."""
+    """Builds torchaudio's mel spectrogram: power, Hann window, zeros beyond the ends of a clip."""
     torchaudio = import_torchaudio("A mel spectrogram")
     return torchaudio.transforms.MelSpectrogram(
         sampling_rate, n_fft=n_fft, hop_length=hop_length, n_mels=num_mel_bins, pad_mode="constant"
@@ -30,8 +31,10 @@ def mel_spectrogram(sampling_rate: int, n_fft: int, hop_length: int, num_mel_bin
 
 
 def is_batch(audio: Any) -> bool:
-    """Whether this is several clips: a list is, unless it holds numbers, and so is an array of two or more dimensions,
-    as everywhere in transformers."""
+    """Whether this is several clips, as transformers decides it.
+
+    A list is a batch unless it holds numbers; an array is one if it has two or more dimensions.
+    """
     if isinstance(audio, np.ndarray | torch.Tensor):
         return audio.ndim > 1
     is_list = isinstance(audio, Sequence) and not isinstance(audio, str | bytes)
@@ -39,35 +42,45 @@ def is_batch(audio: Any) -> bool:
 
 
 class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
-    r"""
-    Brings audio to what an [`AudioPerceiverModel`] takes: mixed down to one channel, resampled by torchaudio, cut or
-    padded to one length, and normalised. The defaults are the paper's clips (arXiv 2103.03206, section 4.2).
+    """Turns audio into the inputs of an [`AudioPerceiverModel`].
 
-    A waveform is given as it is, and the model cuts it into patches. A mel spectrogram has a frame every `hop_length`
-    samples, centred there; the frames whose centres are in the clip count, so 61,440 samples give 120. It is
-    torchaudio's `MelSpectrogram`, then the logarithm. The paper only says that the spectrogram has 4,800 values.
+    Audio is mixed down to one channel, resampled by torchaudio, cut or padded to one length, and normalised. The
+    defaults are the paper's clips (arXiv 2103.03206, section 4.2).
+
+    A waveform is returned as samples, which the model cuts into patches. A mel spectrogram has one frame every
+    `hop_length` samples, centred there; frames centred inside the clip are kept, so 61,440 samples give 120 frames. It
+    is torchaudio's `MelSpectrogram` followed by the logarithm. The paper only says that it has 4,800 values.
 
     Args:
         representation (`"waveform"` or `"mel"`, defaults to `"waveform"`):
-            What is returned: `input_values` or `input_features`.
+            Whether to return `input_values` or `input_features`.
         sampling_rate (`int`, defaults to 48000):
-            In hertz, of what is returned.
+            Rate of the returned clip in hertz.
         num_samples (`int`, defaults to 61440):
-            Length of a clip in samples, 1.28 s.
-        n_fft (`int`, defaults to 1024), hop_length (`int`, defaults to 512), num_mel_bins (`int`, defaults to 40):
-            Window and step of the mel spectrogram in samples, and its frequencies.
+            Length of a clip in samples: 1.28 s.
+        n_fft (`int`, defaults to 1024):
+            Window of the mel spectrogram in samples.
+        hop_length (`int`, defaults to 512):
+            Step of the mel spectrogram in samples.
+        num_mel_bins (`int`, defaults to 40):
+            Number of frequencies of the mel spectrogram.
         mel_floor (`float`, defaults to 1e-6):
-            The least power that the logarithm is taken of.
+            Smallest power to take the logarithm of; smaller powers are raised to it.
         do_normalize (`bool`, defaults to `True`):
-            Whether a clip's samples, or the values of its spectrogram, are brought to mean 0 and variance 1.
+            Whether to bring the samples of a clip, or the values of its spectrogram, to mean 0 and variance 1.
         padding_value (`float`, defaults to 0.0):
-            What a short clip is filled up with, after the normalisation.
-        return_attention_mask (`bool`, defaults to `True`):
-            Whether `attention_mask` says where the clip is and where the padding.
+            Value that short clips are padded with, after normalisation.
+        **kwargs:
+            `return_attention_mask` (`bool`, defaults to `True`) decides whether `attention_mask` is returned; the rest
+            goes to `SequenceFeatureExtractor`.
+
+    Raises:
+        ValueError: An argument has a value that it cannot have.
 
     Example:
         >>> extractor = AudioPerceiverFeatureExtractor(representation="mel")
-        >>> extractor(np.zeros((2, 30000)), sampling_rate=48000, return_tensors="pt")["input_features"].shape
+        >>> inputs = extractor(np.zeros((2, 30000)), sampling_rate=48000, return_tensors="pt")
+        >>> inputs["input_features"].shape
         torch.Size([2, 120, 40])
     """
 
@@ -96,7 +109,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if mel_floor <= 0:
             raise ValueError(f"`mel_floor` must be above 0, got {mel_floor}.")
-        kwargs["feature_size"] = 1 if representation == "waveform" else num_mel_bins  # also where a saved one says it
+        kwargs["feature_size"] = 1 if representation == "waveform" else num_mel_bins  # overrides a saved one
         super().__init__(sampling_rate=checked_rate(sampling_rate), padding_value=padding_value, **kwargs)
         self.representation = representation
         self.num_samples = num_samples
@@ -108,7 +121,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a call returns."""
+        """Names of the tensors that a call returns."""
         return ["input_values" if self.representation == "waveform" else "input_features", "attention_mask"]
 
     def __call__(
@@ -121,36 +134,36 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | TensorType | None = None,
     ) -> BatchFeature:
-        """
+        """Prepares one clip or a batch of clips.
+
         Args:
-            audio: a clip or a batch of clips. A clip is samples (T,), a path, a file's content, a dictionary as
-                `datasets` has them, or a torchcodec decoder; in a list or a dictionary, its samples may also be
-                (C, T). A list is a batch, and so is an array (B, T) or (B, C, T).
-            sampling_rate: in hertz, of samples that do not bring their own.
-            padding: `"max_length"`, `True` (to the longest of the batch) or `False`.
-            max_length: in samples at the rate that is returned; `num_samples` if `None`.
-            truncation: whether what is longer is cut off at the end.
-            return_attention_mask: overrules the field of that name.
+            audio: A clip or a batch of clips. A clip is samples (T,), a path, the content of a file, a dictionary as
+                in `datasets`, or a torchcodec decoder; in a list or a dictionary, its samples may also be (C, T). A
+                list is a batch, and so is an array (B, T) or (B, C, T).
+            sampling_rate: In hertz, for samples that come without a rate.
+            padding: `"max_length"`, `True` (to the longest clip of the batch) or `False`.
+            max_length: In samples at the rate of the result; `num_samples` if `None`.
+            truncation: Whether to cut longer clips off at the end.
+            return_attention_mask: Overrides the field of that name.
             return_tensors: `"pt"` or `"np"`.
 
-        Returns: `input_values` (B, T), or `input_features` (B, F, `num_mel_bins`) with F = T / `hop_length`, rounded
-            up; `float32` both. And `attention_mask` (B, T) or (B, F), 1 for the clip and 0 for padding.
+        Returns:
+            `input_values` (B, T), or `input_features` (B, F, `num_mel_bins`) with F = T / `hop_length`, rounded up;
+            both `float32`. And `attention_mask` (B, T) or (B, F): 1 for the clip, 0 for padding.
 
         Raises:
-            ValueError, TypeError: for what is no audio, see [`read_mono`]; the message says which clip.
-            ImportError: if a mel spectrogram or resampling needs torchaudio.
+            ValueError: A clip cannot be read, see [`audio_to_samples`]. The message gives its index.
+            TypeError: A clip is not audio. The message gives its index.
+            ImportError: A mel spectrogram or resampling needs torchaudio.
         """
         max_length = self.num_samples if max_length is None else max_length
         if max_length < 1:
             raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
         features = []
         for index, clip in enumerate(audio if is_batch(audio) else [audio]):
-            try:
+            with naming(f"clip {index}"):
                 waveform = self.waveform(clip, sampling_rate)
                 features.append(self.features(waveform[:max_length] if truncation else waveform))
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"clip {index}: {error}") from error
         samples_per_step = 1 if self.representation == "waveform" else self.hop_length
         return self.pad(
             BatchFeature({self.model_input_names[0]: features}),
@@ -161,22 +174,27 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def waveform(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
-        """One clip of any form and length as samples (T,), `float32`: mixed down and resampled, but not normalised."""
+        """Reads one clip of any form and length as `float32` samples (T,): one channel, resampled, not normalised."""
         return read_mono(audio, self.sampling_rate, sampling_rate)
 
     def overlapping_clips(
         self, audio: Any, sampling_rate: int | None = None, num_clips: int | None = None
     ) -> list[np.ndarray]:
-        """A long recording as clips (`num_samples`,) that are spread evenly over it and, taken together, leave nothing
-        out; one that is no longer than a clip is the only one.
+        """Cuts a long recording into clips (`num_samples`,), spread evenly so that together they cover all of it.
 
-        The paper evaluates AudioSet's recordings of 10 s by the mean score of 16 such clips.
+        A recording that is no longer than a clip is returned whole, as the only clip. The paper evaluates AudioSet's
+        recordings of 10 s by the mean score of 16 such clips.
 
         Args:
-            num_clips: how many; `None` takes as few as overlap by half a clip or more.
+            audio: The recording.
+            sampling_rate: In hertz, for samples that come without a rate.
+            num_clips: Number of clips; `None` takes as few as overlap by half a clip or more.
+
+        Returns:
+            The clips in their order, `float32`, not normalised.
 
         Raises:
-            ValueError: if so few clips leave something out; or as [`AudioPerceiverFeatureExtractor.__call__`].
+            ValueError: So few clips cannot cover the recording; or it cannot be read.
         """
         waveform = self.waveform(audio, sampling_rate).numpy()
         excess = len(waveform) - self.num_samples
@@ -194,7 +212,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         return [waveform[start : start + self.num_samples] for start in starts]
 
     def features(self, waveform: torch.Tensor) -> np.ndarray:
-        """Samples (T,) -> what the model takes of one clip, (T,) or (F, `num_mel_bins`)."""
+        """Turns samples (T,) into the model's input for one clip: (T,) or (F, `num_mel_bins`)."""
         values = waveform
         if self.representation == "mel":
             spectrogram = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)

@@ -1,6 +1,6 @@
 """Feature extractor of the Perceiver for point clouds: reading, sampling, normalisation, padding, checks.
 
-Letters: B batch, P points, F features of a point besides its coordinates.
+Letters: B batch, P points, F features per point in addition to its coordinates.
 """
 
 import difflib
@@ -14,18 +14,19 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from transformers.utils import TensorType
 
 from .point_cloud_files import COORDINATES, read_point_cloud
+from .reading import naming
 
 Sampling = Literal["random", "farthest", "none"]
 Extent = Literal["cube", "sphere", "none"]
 
-# Keys that transformers writes into a saved feature extractor itself.
+# Keys that transformers itself writes into a saved feature extractor.
 TRANSFORMERS_KEYS = frozenset({"auto_map", "feature_extractor_type", "processor_class"})
-# Farthest-point sampling chooses from so many points of a mesh for each that it keeps.
+# For each point of a mesh that it keeps, farthest-point sampling chooses from this many.
 CANDIDATES = 8
 
 
 def depth(points: Any) -> int:
-    """How deep numbers lie in lists and arrays: 1 for a point, 2 for a cloud or its file, 3 for a batch."""
+    """Returns how deep numbers are nested in lists and arrays: 1 for a point, 2 for a cloud or file, 3 for a batch."""
     if isinstance(points, str | os.PathLike):
         return 2
     if isinstance(points, list | tuple):
@@ -33,12 +34,12 @@ def depth(points: Any) -> int:
     return getattr(points, "ndim", 0)
 
 
-def to_array(points: Any) -> np.ndarray:
-    """A list, array or tensor as float64.
+def points_to_float64(points: Any) -> np.ndarray:
+    """Converts a list, array or tensor of numbers to a float64 array of the same shape.
 
     Raises:
-        TypeError: it does not hold numbers.
-        ValueError: its rows differ in length.
+        TypeError: It does not hold numbers.
+        ValueError: Its rows differ in length.
     """
     if isinstance(points, torch.Tensor):
         points = points.detach().cpu().double().numpy()
@@ -49,7 +50,11 @@ def to_array(points: Any) -> np.ndarray:
 
 
 def check_cloud(points: np.ndarray, feature_names: Sequence[str]) -> None:
-    """Raises ValueError, which says what is wrong, unless (P, 3 + F) are two or more finite points, not all equal."""
+    """Checks that (P, 3 + F) are two or more finite points that are not all equal.
+
+    Raises:
+        ValueError: They are not; the message says why.
+    """
     names = (*COORDINATES, *feature_names)
     if points.ndim != 2 or (points.shape[1] != len(names) and points.shape[0]):
         raise ValueError(
@@ -66,13 +71,16 @@ def check_cloud(points: np.ndarray, feature_names: Sequence[str]) -> None:
 
 
 def farthest_points(coordinates: np.ndarray, num_points: int) -> np.ndarray:
-    """Farthest-point sampling: each point is the one that is farthest from those chosen before it. The first is the
-    one farthest from the mean, so that the choice does not depend on the order of the points.
+    """Chooses points by farthest-point sampling: each is the farthest from those chosen before it.
+
+    The first is the farthest from the mean, so that the choice does not depend on the order of the points.
 
     Args:
-        coordinates: (P, 3), P at least `num_points`.
+        coordinates: (P, 3), with P at least `num_points`.
+        num_points: Number of points to choose.
 
-    Returns: (num_points,) indices.
+    Returns:
+        Indices (num_points,).
     """
     axes = np.ascontiguousarray(coordinates.T)
     chosen = np.empty(num_points, dtype=np.int64)
@@ -86,30 +94,33 @@ def farthest_points(coordinates: np.ndarray, num_points: int) -> np.ndarray:
 
 
 class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
-    r"""
-    Point clouds -> the tensors that a [`PointCloudPerceiverModel`] takes: sampled, then centred, then scaled, as the
-    paper does with ModelNet40 (arXiv 2103.03206, section 4.3), and padded to one size.
+    """Turns point clouds into the inputs of a [`PointCloudPerceiverModel`].
+
+    Clouds are sampled, then centred, then scaled, as the paper does with ModelNet40 (arXiv 2103.03206, section 4.3),
+    and padded to one size.
 
     Args:
         num_points (`int`, defaults to 2048):
-            Points that sampling leaves of a cloud, where it has more, and that are drawn from the surface of a mesh.
+            Number of points to sample from a larger cloud and to draw from the surface of a mesh.
         sampling (`"random"`, `"farthest"` or `"none"`, defaults to `"random"`):
-            Which points: a random choice; those that are farthest from each other; or all that there are.
+            Which points to keep: a random choice, those farthest from each other, or all of them.
         feature_names (`list[str]`, defaults to `[]`):
-            What a point has besides x, y and z, such as `["nx", "ny", "nz"]`, `["red", "green", "blue"]` or
-            `["intensity"]`. These columns are read from files; arrays have them in this order after the coordinates.
+            Columns in addition to x, y and z, such as `["nx", "ny", "nz"]`, `["red", "green", "blue"]` or
+            `["intensity"]`. They are read from files by name; in arrays they follow the coordinates in this order.
         do_center (`bool`, defaults to `True`):
-            Whether the mean of the points is moved to the origin.
+            Whether to move the mean of the points to the origin.
         scale_to (`"cube"`, `"sphere"` or `"none"`, defaults to `"cube"`):
-            What a cloud is scaled to fill, by one factor for all axes: the cube [-1, 1]^3, as the paper; the unit
+            What a cloud is scaled to fill, by one factor for all axes: the cube [-1, 1]^3, as in the paper; the unit
             sphere; or nothing.
         seed (`int`, defaults to 0):
-            Of the random choice, made for each cloud anew, so that a cloud always gives the same answer.
+            Seed of the random choice. It starts anew with each cloud, so that a cloud always gives the same result.
         padding_value (`float`, defaults to 0.0):
-            What points that are none consist of.
+            Value of the padding.
+        **kwargs:
+            Only what transformers writes into a saved feature extractor.
 
     Raises:
-        ValueError: for a field that does not exist or a value that it cannot have.
+        ValueError: A field does not exist or has a value that it cannot have.
 
     Example:
         >>> extractor = PointCloudPerceiverFeatureExtractor(num_points=1024)
@@ -156,55 +167,60 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         max_length: int | None = None,
         generator: np.random.Generator | None = None,
     ) -> BatchFeature:
-        """
+        """Prepares one cloud or several.
+
         Args:
-            points: one cloud or a list of clouds, each an array, tensor or nested list (P, 3 + F), or the path or URL
+            points: One cloud or a list of clouds, each an array, tensor or nested list (P, 3 + F), or the path or URL
                 of a file, see [`read_point_cloud`]; or an array or tensor (B, P, 3 + F).
             return_tensors: `"pt"` or `"np"`; `None` gives lists of arrays.
-            padding: to the `"longest"` cloud of the call, or to `"max_length"`.
+            padding: Pad to the `"longest"` cloud of the call or to `"max_length"`.
             max_length: `num_points` if `None`.
-            generator: of the random choices, in place of one for each cloud made from `seed`.
+            generator: Source of all random choices, instead of one per cloud made from `seed`.
 
-        Returns: `point_values` (B, P, 3 + F) float32 and `attention_mask` (B, P), 1 for points and 0 for padding.
+        Returns:
+            `point_values` (B, P, 3 + F) float32 and `attention_mask` (B, P): 1 for points, 0 for padding.
 
         Raises:
-            ValueError: a cloud has no shape, values that are not finite, or columns that were not expected; a file
-                cannot be read. The message names the cloud by its index.
-            TypeError: it is no cloud at all.
+            ValueError: A cloud has no extent, values that are not finite, or unexpected columns; or a file cannot be
+                read. The message gives the index of the cloud.
+            TypeError: An input is not a point cloud.
         """
         batch = list(points) if depth(points) == 3 else [points]
         clouds = []
         for index, cloud in enumerate(batch):
-            try:
+            with naming(f"point cloud {index}" if len(batch) > 1 else None):
                 clouds.append(self.prepare(cloud, generator or np.random.default_rng(self.seed)))
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"point cloud {index}: {error}" if len(batch) > 1 else str(error)) from error
         if not clouds:
             raise ValueError("expected at least one point cloud, got an empty list or batch")
         return self.pad(clouds, padding, max_length, return_tensors)
 
     def read(self, cloud: Any, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Reads and checks one cloud: (P, 3 + F) float64, all points of a scan; of a mesh those that are drawn.
+        """Reads and checks one cloud.
+
+        Args:
+            cloud: An array, tensor or nested list (P, 3 + F), or the path or URL of a file.
+            generator: Draws the points of a mesh; if `None`, one made from `seed`.
+
+        Returns:
+            (P, 3 + F) float64: all points of a scan, or points drawn from the surface of a mesh.
 
         Raises:
-            ValueError, TypeError: as a call of the extractor.
+            ValueError: As in a call of the extractor.
+            TypeError: As in a call of the extractor.
         """
         if isinstance(cloud, str | os.PathLike):
             candidates = self.num_points * (CANDIDATES if self.sampling == "farthest" else 1)
             drawing = generator or np.random.default_rng(self.seed)
             points = read_point_cloud(cloud, candidates, drawing, self.feature_names)
-            name = f"{os.fspath(cloud)[:200]!r}: "
+            name = f"{os.fspath(cloud)[:200]!r}"
         else:
-            points, name = to_array(cloud), ""
-        try:
+            points, name = points_to_float64(cloud), None
+        with naming(name):
             check_cloud(points, self.feature_names)
-        except ValueError as error:
-            raise ValueError(f"{name}{error}") from error
         return points
 
     def prepare(self, cloud: Any, generator: np.random.Generator) -> np.ndarray:
-        """Reads, checks, samples and normalises one cloud: (P, 3 + F) float32."""
+        """Reads, checks, samples and normalises one cloud into (P, 3 + F) float32."""
         points = self.sample(self.read(cloud, generator), generator)
         values = self.normalize(torch.from_numpy(points)).float().numpy()
         if not np.isfinite(values).all():
@@ -212,7 +228,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         return values
 
     def sample(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """(P, 3 + F) -> (`num_points`, 3 + F), or what there is, if that is less or all are wanted."""
+        """Reduces (P, 3 + F) to (`num_points`, 3 + F), unless the cloud is smaller or `sampling` is `"none"`."""
         if self.sampling == "none" or len(points) <= self.num_points:
             return points
         if self.sampling == "farthest":
@@ -220,11 +236,14 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         return points[generator.choice(len(points), self.num_points, replace=False)]
 
     def normalize(self, point_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Centres and scales clouds, as configured. Features stay as they are, and so does what is masked.
+        """Centres and scales clouds as configured; features and masked points keep their values.
 
         Args:
             point_values: (..., P, 3 + F).
-            attention_mask: (..., P), 1 or True for points.
+            attention_mask: (..., P), 1 or True for points; `None` if all are points.
+
+        Returns:
+            (..., P, 3 + F).
         """
         if attention_mask is None:
             attention_mask = point_values.new_ones(point_values.shape[:-1])
@@ -247,10 +266,10 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         max_length: int | None = None,
         return_tensors: str | TensorType | None = None,
     ) -> BatchFeature:
-        """Clouds (P, 3 + F) of different sizes -> one batch, see [`__call__`].
+        """Pads clouds (P, 3 + F) of different sizes to one batch; the arguments are those of a call.
 
         Raises:
-            ValueError: a cloud has more points than `max_length`.
+            ValueError: A cloud has more points than `max_length`, or there is no such `padding`.
         """
         longest = max(map(len, clouds))
         if padding == "longest":

@@ -1,6 +1,6 @@
-"""What the two image processors of the Perceiver share: reading images, the crop, padding, checks.
+"""The part that the Perceiver's two image processors share: reading images, the crop, padding, checks.
 
-The backends differ only in how they hold an image (`torch.Tensor` or `np.ndarray`) and in how they resize it.
+The backends differ only in the type of an image (`torch.Tensor` or `np.ndarray`) and in how they resize it.
 
 Letters: B batch, C channels, H height, W width.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from huggingface_hub import get_session
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -29,28 +28,30 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
+from .reading import is_url, naming, read_bytes
+
 logger = logging.get_logger(__name__)
 
 Pixels = np.ndarray | torch.Tensor
 
-# A gray, RGB or RGBA array; with other numbers of channels the layout has to be told by `input_data_format`.
+# Gray, RGB and RGBA. For other numbers of channels, `input_data_format` has to give the layout.
 INFERABLE_CHANNELS = (1, 3, 4)
 
 
-def read_image(source: str) -> PIL.Image.Image:
-    """Reads a path, an http(s) URL or a base64 string (with or without `data:image/...;base64,`) in its own mode.
+def read_pil_image(source: str) -> PIL.Image.Image:
+    """Reads a path, an http(s) URL or a base64 string into a decoded PIL image in the file's own mode.
 
     transformers' `load_image` is not used because it converts to RGB at once, which clips 16-bit images and drops
     transparency before it can be composited, and `load_image_as_tensor` decodes differently from Pillow.
 
+    Args:
+        source: A base64 string may start with `data:image/...;base64,`.
+
     Raises:
-        ValueError: there is no such file, or it is not an image, or it is truncated.
+        ValueError: The file does not exist, is not an image, or is truncated.
     """
-    if source.startswith(("http://", "https://")):
-        data = get_session().get(source).raise_for_status().content
-    elif os.path.isfile(source):
-        with open(source, "rb") as file:
-            data = file.read()
+    if is_url(source) or os.path.isfile(source):
+        data = read_bytes(source)
     else:
         try:
             data = base64.b64decode("".join(source.split(",")[-1].split()), validate=True)
@@ -68,17 +69,21 @@ def read_image(source: str) -> PIL.Image.Image:
 
 
 def scale_16_bits(image: np.ndarray) -> np.ndarray:
-    """Brings 0..65535 to 0..255, rounding to nearest; Pillow's own conversion to RGB clips at 255."""
+    """Scales 0..65535 to `uint8` in 0..255, rounding to nearest; Pillow's own conversion to RGB clips at 255.
+
+    Raises:
+        ValueError: A pixel is out of range.
+    """
     if image.min() < 0 or image.max() > 65535:
         raise ValueError(f"expected 16-bit pixels in 0..65535, got {image.min()}..{image.max()}")
     return np.round(image / 257).astype(np.uint8)  # 65535 = 255 * 257
 
 
 def composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Converts to RGB; what is transparent becomes white.
+    """Converts to RGB; transparent pixels become white.
 
-    Follows `transformers.image_transforms.convert_to_rgb` of transformers 5.23. It is written out here because that
-    function still dropped the alpha channel in 5.17, and pixels must not depend on the version installed.
+    Follows `transformers.image_transforms.convert_to_rgb` of transformers 5.23. It is repeated here because that
+    function dropped the alpha channel in 5.17, and pixels must not depend on the installed version.
     """
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -87,7 +92,11 @@ def composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
-    """Decodes a PIL image, upright, to (H, W) or (H, W, C): `uint8`, or `float32` for mode "F"."""
+    """Converts a PIL image, turned upright, to (H, W) or (H, W, C): `uint8`, or `float32` for mode "F".
+
+    Raises:
+        ValueError: The image is empty, not an image, or truncated.
+    """
     if 0 in image.size:
         raise ValueError(f"the image is empty: height {image.height}, width {image.width}")
     try:
@@ -100,15 +109,20 @@ def pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndar
         return np.array(image)
     if image.mode.startswith("I"):  # "I", "I;16", "I;16B", ...: Pillow's modes for 16-bit gray
         image = PIL.Image.fromarray(scale_16_bits(np.asarray(image)))
-    if do_convert_rgb or image.mode in ("P", "PA"):  # the index into a palette is not a brightness
+    if do_convert_rgb or image.mode in ("P", "PA"):  # an index into a palette is not a brightness
         image = composite_on_white(image)
     elif image.mode == "1":
         image = image.convert("L")
     return np.array(image)
 
 
-def standardize_dtype(image: np.ndarray) -> np.ndarray:
-    """Brings the pixels to `uint8` in 0..255, or to finite `float32` of whatever range they had."""
+def pixels_to_uint8_or_float32(image: np.ndarray) -> np.ndarray:
+    """Converts integers and booleans to `uint8` in 0..255, and floats to finite `float32` of the same range.
+
+    Raises:
+        ValueError: Pixels are out of range, NaN or infinite.
+        TypeError: They are not numbers.
+    """
     if image.dtype == np.uint8:
         return image
     if image.dtype == bool:
@@ -132,7 +146,11 @@ def standardize_dtype(image: np.ndarray) -> np.ndarray:
 
 
 def to_channels_first(image: np.ndarray, input_data_format: str | ChannelDimension | None) -> np.ndarray:
-    """Brings (H, W), (H, W, C) or (C, H, W) to (C, H, W)."""
+    """Converts (H, W), (H, W, C) or (C, H, W) to (C, H, W).
+
+    Raises:
+        ValueError: The shape is not that of an image, or its layout cannot be inferred.
+    """
     if image.ndim == 2:
         return image[None]
     if image.ndim != 3:
@@ -148,7 +166,13 @@ def to_channels_first(image: np.ndarray, input_data_format: str | ChannelDimensi
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Brings (C, H, W), `uint8` or `float32`, to three channels: gray is repeated, RGBA composited onto white."""
+    """Converts (C, H, W), `uint8` or `float32`, to three channels: gray is repeated, RGBA composited onto white.
+
+    Other numbers of channels are kept.
+
+    Raises:
+        ValueError: Floats of an RGBA image are not in 0..1.
+    """
     channels = image.shape[0]
     if channels == 1:
         return np.repeat(image, 3, axis=0)
@@ -162,14 +186,23 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return image[3:] * image[:3] + (1 - image[3:])
 
 
-def to_array(
+def image_to_array(
     image: Any,
     do_convert_rgb: bool | None = None,
     input_data_format: str | ChannelDimension | None = None,
 ) -> np.ndarray:
-    """Brings a PIL image, array or tensor to an array (C, H, W), `uint8` in 0..255 or finite `float32`.
+    """Converts a PIL image, array or tensor to an array (C, H, W), `uint8` in 0..255 or finite `float32`.
 
-    Both backends start from this, so that they see the same pixels and so do all supported versions of transformers.
+    Both backends start from this array, so the pixels are the same on both and with every supported transformers.
+
+    Args:
+        image: A PIL image of any mode, or an array or tensor (H, W), (H, W, C) or (C, H, W).
+        do_convert_rgb: Whether to convert to three channels.
+        input_data_format: Layout of an array or tensor; inferred if `None`.
+
+    Raises:
+        ValueError: The image is empty or truncated, or has an unexpected shape or range.
+        TypeError: Its pixels are not numbers.
     """
     if isinstance(image, PIL.Image.Image):
         image = pil_to_array(image, do_convert_rgb)
@@ -179,21 +212,25 @@ def to_array(
         image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
     if 0 in image.shape:
         raise ValueError(f"the image is empty: shape {image.shape}")
-    image = to_channels_first(standardize_dtype(image), input_data_format)
+    image = to_channels_first(pixels_to_uint8_or_float32(image), input_data_format)
     return to_rgb(image) if do_convert_rgb else image
 
 
-def flatten(images: Any) -> Iterator[Any]:
+def flatten_images(images: Any) -> Iterator[Any]:
     """Yields the single images of nested lists and of batches (B, C, H, W) or (B, H, W, C)."""
     if isinstance(images, list | tuple) or (not isinstance(images, PIL.Image.Image) and images.ndim == 4):
         for image in images:
-            yield from flatten(image)
+            yield from flatten_images(image)
     else:
         yield images
 
 
 def per_channel(name: str, value: float | Iterable[float], channels: int) -> tuple[float, ...]:
-    """Returns one value a channel; the backends broadcast wrong numbers of values differently, and silently."""
+    """Returns one value per channel; the backends would broadcast a wrong number of values silently, each its own way.
+
+    Raises:
+        ValueError: There are several values, but not one per channel.
+    """
     values = tuple(value) if isinstance(value, Iterable) else (value,) * channels
     if len(values) != channels:
         raise ValueError(
@@ -204,12 +241,15 @@ def per_channel(name: str, value: float | Iterable[float], channels: int) -> tup
 
 
 def is_rescaled(image: Pixels) -> bool:
-    """Whether the pixels are floats that seem to have been brought to 0..1 already."""
+    """Whether the pixels are floats in 0..1, which have probably been rescaled already."""
     return image.dtype in (np.float32, torch.float32) and bool(image.min() >= 0 and image.max() <= 1)
 
 
 def to_gray(image: Pixels) -> Pixels:
-    """Brings RGB (3, H, W) to one channel by the luma of ITU-R 601, as Pillow's mode "L"; gray stays as it is."""
+    """Converts RGB (3, H, W) to one channel by the luma of ITU-R 601, as Pillow's mode "L" does.
+
+    Other numbers of channels are kept.
+    """
     if image.shape[0] != 3:
         return image
     luma: Any = 0.299 * image[0:1] + 0.587 * image[1:2] + 0.114 * image[2:3]
@@ -219,13 +259,18 @@ def to_gray(image: Pixels) -> Pixels:
     return luma.to(dtype) if isinstance(luma, torch.Tensor) else luma.astype(dtype)
 
 
-class ImagePerceiverImagesKwargs(ImagesKwargs, total=False):
-    """The arguments of a call besides those of every image processor."""
+class ImagePerceiverImageProcessorKwargs(ImagesKwargs, total=False):
+    """Arguments of a call in addition to those of every image processor.
+
+    Attributes:
+        do_grayscale (`bool`, *optional*, defaults to the processor's):
+            Whether to convert RGB to one channel, by the luma of ITU-R 601.
+    """
 
     do_grayscale: bool
 
 
-# To type-checkers Any: the methods below call those of the backend, which stands behind this class in the MRO.
+# Any to type-checkers: the methods below call those of the backend, which follows this class in the MRO.
 Backend: Any = BaseImageProcessor
 
 
@@ -245,14 +290,19 @@ class ImagePerceiverImageProcessorBase(Backend):
     do_normalize = True
     do_pad = False
     model_input_names: ClassVar = ["pixel_values", "pixel_mask"]
-    valid_kwargs = ImagePerceiverImagesKwargs
+    valid_kwargs = ImagePerceiverImageProcessorKwargs
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Opens what is a path, URL or base64 string; images pass through, lists keep their nesting."""
+        """Opens paths, URLs and base64 strings; images pass through, lists keep their nesting.
+
+        Raises:
+            ValueError: A file cannot be read.
+            TypeError: An input is not an image.
+        """
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, str | os.PathLike):
-            return read_image(os.fspath(image_url_or_urls))
+            return read_pil_image(os.fspath(image_url_or_urls))
         if is_valid_image(image_url_or_urls):
             return image_url_or_urls
         raise TypeError(
@@ -261,7 +311,7 @@ class ImagePerceiverImageProcessorBase(Backend):
         )
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        images = list(flatten(self.fetch_images(images)))
+        images = list(flatten_images(self.fetch_images(images)))
         if not images:
             raise ValueError("expected at least one image, got an empty list or batch")
         return images
@@ -269,23 +319,24 @@ class ImagePerceiverImageProcessorBase(Backend):
     def _prepare_image_like_inputs(self, images: Any, *args, expected_ndims: int = 3, **kwargs) -> list[Pixels]:
         processed_images = []
         for index, image in enumerate(self._prepare_images_structure(images, expected_ndims)):
-            try:
+            with naming(f"image {index}"):
                 processed_images.append(self.process_image(image, *args, **kwargs))
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"image {index}: {error}") from error
         return processed_images
 
     def center_crop(self, image: Pixels, size: SizeDict, crop_size: SizeDict, **kwargs) -> Pixels:
-        """Crops the centre `size / crop_size * min(H, W)`, at least one pixel, on each axis.
+        """Crops the centre `size / crop_size * min(H, W)` of each axis, at least one pixel.
 
         Args:
             image: (C, H, W).
-            size: height and width that the crop is to be resized to (224).
-            crop_size: height and width, in the same scale, of the whole short side (256).
+            size: Height and width that the crop will be resized to (224).
+            crop_size: Height and width, on the same scale, of the whole short side (256).
+            **kwargs: For the backend.
+
+        Returns:
+            The crop (C, h, w).
 
         Raises:
-            ValueError: `size` or `crop_size` lacks a height or a width, so that there is no fraction to crop.
+            ValueError: `size` or `crop_size` lacks a height or a width, so the fraction is undefined.
         """
         if not (size.height and size.width and crop_size.height and crop_size.width):
             raise ValueError(
@@ -298,7 +349,7 @@ class ImagePerceiverImageProcessorBase(Backend):
         return super().center_crop(image, SizeDict(height=height, width=width), **kwargs)
 
     def resize(self, image: Any, size: SizeDict, *args, **kwargs) -> Any:
-        """Resizes (..., H, W) as the backend does, and by `longest_edge` alone, which the backends lack."""
+        """Resizes (..., H, W) like the backend, and also by `longest_edge` alone, which the backends lack."""
         if size.longest_edge and not size.shortest_edge:
             height, width = image.shape[-2:]
             scale = size.longest_edge / max(height, width)
@@ -322,7 +373,7 @@ class ImagePerceiverImageProcessorBase(Backend):
         do_grayscale: bool = False,
         **kwargs,
     ) -> BatchFeature:
-        """Makes gray, crops, resizes, rescales, normalises and pads images (C, H, W), in this order."""
+        """Converts to gray, crops, resizes, rescales, normalises and pads images (C, H, W), in this order."""
         if do_grayscale:
             images = [to_gray(image) for image in images]
         channels = {image.shape[0] for image in images}
@@ -341,7 +392,7 @@ class ImagePerceiverImageProcessorBase(Backend):
                 "values between 0 and 1, set `do_rescale=False` to avoid rescaling them again."
             )
 
-        # The backends crop last; here the crop comes first, and the rest is theirs.
+        # The backends crop last. Here the crop comes first; they do the rest.
         if do_center_crop:
             images = [self.center_crop(image, size=size, crop_size=crop_size) for image in images]
         batch = super()._preprocess(

@@ -7,15 +7,19 @@ import PIL.Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, SizeDict
 
-from .image_processing_base_image_perceiver import ImagePerceiverImageProcessorBase, to_array
+from .image_processing_base_image_perceiver import (
+    ImagePerceiverImageProcessorBase,
+    ImagePerceiverImageProcessorKwargs,
+    image_to_array,
+)
 
 
 class ImagePerceiverImageProcessorPil(ImagePerceiverImageProcessorBase, PilBackend):  # type: ignore[misc]
-    """`ImagePerceiverImageProcessor` on Pillow: the same arguments, inputs, outputs and errors; see there.
+    """`ImagePerceiverImageProcessor` on Pillow, with the same arguments, inputs, outputs and errors.
 
-    It resizes with Pillow. Against the torchvision backend, one resized pixel in 200 or fewer differs, on photographs
-    by 1 of 255 before normalisation, on noise by up to 2; floats agree to rounding. `device` and `disable_grouping`
-    are accepted and have no effect.
+    It resizes with Pillow. At most one resized pixel in 200 differs from the torchvision backend: on photographs by 1
+    of 255 before normalisation, on noise by up to 2. Floats agree to rounding. `device` and `disable_grouping` are
+    accepted and have no effect.
     """
 
     def process_image(
@@ -25,8 +29,8 @@ class ImagePerceiverImageProcessorPil(ImagePerceiverImageProcessorBase, PilBacke
         input_data_format: str | ChannelDimension | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Brings one image to (C, H, W), `uint8` in 0..255 or finite `float32`."""
-        return to_array(image, do_convert_rgb, input_data_format)
+        """Converts one image to (C, H, W), `uint8` in 0..255 or finite `float32`."""
+        return image_to_array(image, do_convert_rgb, input_data_format)
 
     def resize(
         self,
@@ -36,10 +40,10 @@ class ImagePerceiverImageProcessorPil(ImagePerceiverImageProcessorBase, PilBacke
         reducing_gap: int | None = None,
         **kwargs,
     ) -> Any:
-        """Resizes (C, H, W). Floats of any range stay floats, where transformers' takes them through 8 bits."""
+        """Resizes (C, H, W). Floats of any range stay floats; transformers would convert them to 8 bits and back."""
         if image.dtype == np.uint8:
             return super().resize(image, size=size, resample=resample, reducing_gap=reducing_gap, **kwargs)
-        # Pillow resizes floats too, but one channel at a time. What the size is, the library says.
+        # Pillow resizes floats too, but one channel at a time. transformers computes the size.
         blank = np.zeros_like(image[:1], dtype=np.uint8)
         height, width = super().resize(blank, size=size, resample=PILImageResampling.NEAREST).shape[1:]
         resample = PILImageResampling.BILINEAR if resample is None else resample
@@ -47,4 +51,4 @@ class ImagePerceiverImageProcessorPil(ImagePerceiverImageProcessorBase, PilBacke
         return np.stack([np.asarray(c.resize((width, height), resample, reducing_gap=reducing_gap)) for c in channels])
 
 
-__all__ = ["ImagePerceiverImageProcessorPil"]
+__all__ = ["ImagePerceiverImageProcessorKwargs", "ImagePerceiverImageProcessorPil"]

@@ -1,12 +1,11 @@
-"""Reading point clouds: scans as they are, meshes by points drawn from their surface.
+"""Reads point clouds: all points of a scan, or points drawn from the surface of a mesh.
 
-The parsing is left to the field's own libraries, the extra `points`: plyfile, pypcd4, laspy and trimesh. Text and
-NumPy's files need nothing but NumPy, and nothing is ever unpickled.
+The field's own libraries do the parsing: plyfile, pypcd4, laspy and trimesh, the extra `points`. Text and NumPy files
+need only NumPy. Nothing is ever unpickled.
 
-Letters: P points, F features of a point besides its coordinates.
+Letters: P points, F features per point in addition to its coordinates.
 """
 
-import importlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from huggingface_hub import get_session
 
-# What a file says of its points: a column by name, or, where columns have no names, an array (P, columns).
+from .reading import import_optional, is_url, read_bytes
+
+# The points of a file: columns by name or, if the columns have no names, an array (P, columns).
 Columns = dict[str, np.ndarray] | np.ndarray
 
 COORDINATES = ("x", "y", "z")
@@ -34,30 +34,30 @@ SYNONYMS = {
     "diffuse_blue": "blue",
     "scalar_intensity": "intensity",
 }
-# Where files hold these as whole numbers without a sign, they mean a part of the type's range.
+# Files that store these as unsigned integers mean a fraction of the type's range.
 FRACTIONS = frozenset({"red", "green", "blue", "alpha", "intensity"})
 
 
 def import_reader(package: str) -> Any:
-    """The library that reads a format. It is imported here and by name, so that the Hub's loader, which demands what
-    it finds imported, asks nobody for libraries that he does not use.
+    """Imports the library that reads a format.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: It is not installed.
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"reading this point cloud needs `{package}`, which is not installed: pip install 'perceivers[points]'"
-        ) from error
+    return import_optional(
+        package,
+        f"reading this point cloud needs `{package}`, which is not installed: pip install 'perceivers[points]'",
+    )
 
 
 def sample_surface(mesh: Any, num_points: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 3) drawn evenly from the surface of a `trimesh.Trimesh`, and the normals (P, 3) of their faces.
+    """Draws points evenly from the surface of a `trimesh.Trimesh`.
+
+    Returns:
+        The points (P, 3) and the normals (P, 3) of their faces.
 
     Raises:
-        ValueError: the surface has no area.
+        ValueError: The surface has no area.
     """
     if not 0 < mesh.area < np.inf:
         raise ValueError(f"its surface has an area of {mesh.area}, from which no points can be drawn")
@@ -66,7 +66,7 @@ def sample_surface(mesh: Any, num_points: int, generator: np.random.Generator) -
 
 
 def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """A mesh by points of its surface; the vertices where there is none, as in scans that are saved as OBJ."""
+    """Draws points from the surface of a mesh; reads the vertices if it has no faces, like a scan saved as OBJ."""
     scene = import_reader("trimesh").load_scene(io.BytesIO(data), file_type=suffix.removeprefix("."), process=False)
     mesh = scene.to_mesh()
     if not len(mesh.faces):
@@ -77,7 +77,7 @@ def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
 
 def read_ply(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """The vertices of a PLY file with all their numbers, or points of the surface, if it has faces."""
+    """Reads the vertices of a PLY file with all their numbers, or draws points from the surface if it has faces."""
     ply = import_reader("plyfile").PlyData.read(io.BytesIO(data))
     if "face" in ply and len(ply["face"]):
         return read_mesh(data, suffix, num_points, generator)
@@ -88,32 +88,34 @@ def read_ply(data: bytes, suffix: str, num_points: int, generator: np.random.Gen
 
 
 def read_pcd(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """A cloud of the Point Cloud Library."""
+    """Reads a cloud of the Point Cloud Library."""
     cloud = import_reader("pypcd4").PointCloud.from_fileobj(io.BytesIO(data))
     if len(cloud.pc_data) != cloud.metadata.points:
         raise ValueError(f"it promises {cloud.metadata.points} points and has {len(cloud.pc_data)}")
     columns = {name: cloud.pc_data[name] for name in cloud.pc_data.dtype.names}
-    if "rgb" in columns:  # three bytes in the bits of one number
+    if "rgb" in columns:  # three bytes packed into one number
         colours = cloud.decode_rgb(columns.pop("rgb"))
         columns |= named(colours, ("red", "green", "blue"))
     return columns
 
 
 def read_las(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """A laser scan, LAS or LAZ, in its own units."""
+    """Reads a laser scan, LAS or LAZ, in its own units."""
     scan = import_reader("laspy").read(io.BytesIO(data))
     columns = {name.lower(): np.asarray(scan[name]) for name in scan.point_format.dimension_names}
     return columns | {"x": np.asarray(scan.x), "y": np.asarray(scan.y), "z": np.asarray(scan.z)}
 
 
 def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """A point a line, its numbers separated by blanks, commas or semicolons. The first line may name the columns; what
-    follows a `#` is left out."""
+    """Reads one point per line, its numbers separated by blanks, commas or semicolons.
+
+    The first line may name the columns. Text after a `#` is ignored.
+    """
     lines = data.decode("utf-8-sig").splitlines()
     lines = [line for line in lines if line.split("#")[0].strip()]
     if not lines:
         return np.empty((0, 3))
-    first = lines[0].removeprefix("//")  # as CloudCompare begins a line of names
+    first = lines[0].removeprefix("//")  # CloudCompare starts the line of names with it
     delimiter = next((sign for sign in ",;" if sign in first), None)
     names = [word.strip().strip('"').lower() for word in first.split(delimiter)]
     if all(map(is_number, names)):
@@ -125,8 +127,10 @@ def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
 
 def read_numpy(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
-    """The array of an NPY file; of an NPZ file the only one, or the one called `points`. Object arrays are refused, as
-    they would have to be unpickled."""
+    """Reads the array of an NPY file; from an NPZ file the only array, or the one called `points`.
+
+    Object arrays are refused, because they would have to be unpickled.
+    """
     if not data.startswith((b"\x93NUMPY", b"PK")):
         raise ValueError("it does not begin as NumPy's files do")
     content = np.load(io.BytesIO(data), allow_pickle=False)
@@ -151,11 +155,12 @@ POINT_CLOUD_SUFFIXES = frozenset(READERS)
 
 
 def named(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns of an array by name."""
+    """Returns the columns of an array by name."""
     return dict(zip(names, array.T, strict=True))
 
 
 def is_number(word: str) -> bool:
+    """Whether a word reads as a float."""
     try:
         float(word)
     except ValueError:
@@ -164,13 +169,13 @@ def is_number(word: str) -> bool:
 
 
 def select(columns: Columns, feature_names: Sequence[str], suffix: str) -> np.ndarray:
-    """x, y, z and the features that are asked for, (P, 3 + F).
+    """Selects x, y, z and the features by name: (P, 3 + F).
 
     Raises:
-        ValueError: one of them is missing.
+        ValueError: One of them is missing.
     """
     if isinstance(columns, np.ndarray):
-        # Whatever follows the coordinates in a text file is free to be left out, an array says what it is.
+        # Text files often carry more columns than the coordinates; arrays are expected to hold only what is wanted.
         is_text = READERS[suffix] is read_text and columns.ndim == 2 and columns.shape[1] > 3
         return columns[:, :3] if is_text and not feature_names else columns
     columns = {SYNONYMS.get(name.lower(), name.lower()): column for name, column in columns.items()}
@@ -181,6 +186,7 @@ def select(columns: Columns, feature_names: Sequence[str], suffix: str) -> np.nd
 
 
 def as_float(name: str, column: np.ndarray) -> np.ndarray:
+    """Converts a column to float64; unsigned colours and intensities become fractions of their type's range."""
     is_fraction = name in FRACTIONS and column.dtype.kind == "u"
     return column / np.iinfo(column.dtype).max if is_fraction else column.astype(np.float64)
 
@@ -191,34 +197,31 @@ def read_point_cloud(
     generator: np.random.Generator,
     feature_names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Reads a file or an http(s) URL by its suffix: PLY, PCD, LAS, LAZ, XYZ, TXT, CSV, NPY, NPZ; of the meshes in PLY,
-    OFF, OBJ, STL and GLB files the surface is sampled. The axes stay those of the file.
+    """Reads a file or an http(s) URL; its suffix gives the format.
+
+    Scans are PLY, PCD, LAS, LAZ, XYZ, TXT, CSV, NPY or NPZ files. Meshes, in PLY, OFF, OBJ, STL and GLB files, are
+    sampled. The axes stay those of the file.
 
     Args:
-        num_points: to be drawn from the surface of a mesh.
-        generator: which draws them.
-        feature_names: columns besides x, y and z, such as `("nx", "ny", "nz")`, `("red", "green", "blue")` or
-            `("intensity",)`; a mesh has normals. Whole numbers of colours and intensities come as a part of their
-            type's range, in 0..1. Where a file does not name its columns, they are taken in their order.
+        source: Path or URL.
+        num_points: Number of points to draw from the surface of a mesh.
+        generator: Draws them.
+        feature_names: Columns in addition to x, y and z, such as `("nx", "ny", "nz")`, `("red", "green", "blue")` or
+            `("intensity",)`; a mesh has normals. Colours and intensities stored as integers become fractions of their
+            type's range, in 0..1. If a file does not name its columns, they are taken in their order.
 
-    Returns: (P, 3 + F) float64, so that the large coordinates of a survey keep their last digits.
+    Returns:
+        (P, 3 + F) float64, so that the large coordinates of a survey keep their last digits.
 
     Raises:
-        ValueError: there is no such file, or it is in none of the formats, broken, or lacks a column.
-        ImportError: the library that reads the format is not installed.
+        ValueError: The file does not exist, is in none of the formats, is broken, or lacks a column.
+        ImportError: The library that reads the format is not installed.
     """
     name = os.fspath(source)
-    is_url = name.startswith(("http://", "https://"))
-    suffix = os.path.splitext(urlsplit(name).path if is_url else name)[1].lower()
+    suffix = os.path.splitext(urlsplit(name).path if is_url(name) else name)[1].lower()
     if suffix not in READERS:
         raise ValueError(f"{name[:200]!r} is not a point cloud: expected a file that ends in {', '.join(READERS)}")
-    if is_url:
-        data = get_session().get(name).raise_for_status().content
-    elif os.path.isfile(name):
-        with open(name, "rb") as file:
-            data = file.read()
-    else:
-        raise ValueError(f"there is no file {name[:200]!r}")
+    data = read_bytes(name)
     if not data.strip():
         raise ValueError(f"{name[:200]!r} is empty")
     try:

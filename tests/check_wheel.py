@@ -1,4 +1,4 @@
-"""Builds the package and looks at it as its users get it: `python -m tests.check_wheel` (needs `build`)."""
+"""Builds the package and checks what its users get: `python -m tests.check_wheel` (needs `build`)."""
 
 import subprocess
 import sys
@@ -14,22 +14,24 @@ NOT_IMPORTABLE = (*ROOMS, "tests", "benchmarks")
 
 
 def expected_files() -> set[str]:
-    """What belongs into the wheel, apart from its metadata."""
-    face = {f"perceivers/{path.name}" for path in (ROOT / "perceivers").glob("*.py")} | {"perceivers/py.typed"}
+    """The files that belong in the wheel, apart from its metadata."""
+    face = {f"perceivers/{path.name}" for path in (ROOT / "perceivers").glob("*.py")}
+    face |= {f"perceivers/cli/{path.name}" for path in (ROOT / "perceivers" / "cli").glob("*.py")}
+    face |= {"perceivers/py.typed", "perceivers_cli.py"}
     rooms = {f"perceivers/{room}/{path.name}" for room in ROOMS for path in (ROOT / room).glob("*.py")}
     recipes = {f"perceivers/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
     return face | rooms | recipes
 
 
 def wheel_files(wheel: Path) -> set[str]:
-    """The names in a wheel, apart from its metadata."""
+    """The files in a wheel, apart from its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        # First the sdist, then the wheel from the sdist: what is missing from the sdist is missing from the wheel.
+        # The wheel is built from the sdist, so that what the sdist lacks is missing from the wheel too.
         subprocess.run([sys.executable, "-m", "build", "--outdir", folder, str(ROOT)], check=True, capture_output=True)
         (wheel,) = Path(folder).glob("*.whl")
         files = wheel_files(wheel)

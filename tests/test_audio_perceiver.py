@@ -66,8 +66,10 @@ class TestPaper:
         assert sum(p.numel() for p in model.parameters()) == expected
 
     def test_flops_of_perceiver_io_s_table_10(self):
-        """Its Perceiver has as many latents; with the video's inputs added, one cross-attend and 12 layers, the
-        formulas give the printed 21.0M parameters and 52.3B FLOPs."""
+        """The formulas give the printed 21.0M parameters and 52.3B FLOPs.
+
+        Its Perceiver has as many latents, one cross-attend and 12 layers; the video's inputs are added.
+        """
         config = AudioPerceiverConfig(
             num_blocks=1, num_cross_attends=1, num_self_attends_per_block=12, samples_per_patch=487 - 129
         )
@@ -201,6 +203,7 @@ class TestTransformersHabits:
         actual = logits(model.to(dtype), inputs)
         assert (actual.float() - expected).norm() / expected.norm() < 0.05
 
+    @pytest.mark.integration
     def test_compiles_into_one_graph(self):
         model = tiny_audio_model("mel", num_blocks=1, num_cross_attends=1, num_self_attends_per_block=1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -314,6 +314,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.integration
 def test_with_a_torchaudio_of_another_torch():
     result = subprocess.run([sys.executable, "-c", WITH_A_BROKEN_TORCHAUDIO], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -157,6 +157,7 @@ class TestAgreement:
         assert error(actual, expected) < 1e-11
         assert all(gradient.isfinite().all() for gradient in gradients.values())
 
+    @pytest.mark.integration
     def test_compiles_into_one_graph_and_trains(self, implementation):
         model = tiny_image_model(cross_attention_implementation=implementation, num_self_attends_per_block=1)
         pixels, labels = torch.randn(2, 3, 9, 11), torch.tensor([1, 2])

@@ -190,6 +190,7 @@ def test_inputs_need_not_be_contiguous():
     assert_equal_to_dense((strided[0], tuple(strided[1:3]), strided[3], strided[4]))
 
 
+@pytest.mark.integration
 def test_gradients_against_finite_differences(small_tiles):
     content_query, axis_scores, content, scale = random_inputs(2, 4, 2, (3, 5))
     mask = torch.rand(2, 15, generator=torch.Generator().manual_seed(0)) < 0.8
@@ -200,6 +201,7 @@ def test_gradients_against_finite_differences(small_tiles):
 
 
 @pytest.mark.parametrize("of_cells", [False, True])
+@pytest.mark.integration
 def test_operators_are_well_registered(small_tiles, of_cells):
     content_query, (row, column), content, scale = random_inputs(2, 4, 2, (3, 5))
     inputs = [t.requires_grad_() for t in (content_query, row, column)]
@@ -221,6 +223,7 @@ def test_second_derivatives_are_refused():
 
 
 @pytest.mark.parametrize("sizes", [(15,), (3, 5), (2, 3, 5)])
+@pytest.mark.integration
 def test_compiles_without_graph_breaks(sizes):
     inputs = random_inputs(2, 4, 3, sizes)
     mask = torch.arange(math.prod(sizes)).expand(2, -1) < 13

@@ -38,8 +38,10 @@ def test_perceiver_io_image_net():
 
 @pytest.mark.parametrize(("num_inputs", "billions"), [(13_024, "52.3"), (17_344, "60.7")])
 def test_perceiver_io_audio_set(num_inputs, billions):
-    """arXiv 2107.14795, table 10: 487 channels an input, 12 self-attends, one cross-attend. The inputs are audio and
-    video; an image's configuration stands in for their channels."""
+    """arXiv 2107.14795, table 10: 487 channels per input, 12 self-attends, one cross-attend.
+
+    The inputs are audio and video; an image's configuration stands in for their channels.
+    """
     config = ImagePerceiverConfig(
         num_channels=485,
         num_frequency_bands=0,

@@ -15,7 +15,7 @@ from tests.hub_server import TOKEN, running_hub
 # Another environment may read what this one has written: the path of its Python.
 READER = os.environ.get("PERCEIVERS_READER", sys.executable)
 
-pytestmark = pytest.mark.xdist_group("hub")  # one process, so that the round trip is made once
+pytestmark = pytest.mark.integration
 
 PUSH = """
 import json, sys
@@ -201,7 +201,7 @@ def test_published_checkpoints(name):
 def test_training_pushes_what_it_has_made(tmp_path):
     words = ["train", "digits", "--output_dir", "out", "--max_steps", "2", "--max_train_samples", "64"]
     words += ["--max_eval_samples", "16", "--push_to_hub", "--hub_model_id", "user/trained", "--hub_token", TOKEN]
-    script = "import json, sys; from perceivers.command_line import main; print(json.dumps(main(sys.argv[1:])))"
+    script = "import json, sys; from perceivers.cli.main import main; print(json.dumps(main(sys.argv[1:])))"
     repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     with running_hub() as hub:
         assert run(script, *words, hub_url=hub.url, home=tmp_path, python_path=repository) == 0

@@ -8,7 +8,7 @@ import pytest
 from tests.hub_server import TOKEN, running_hub
 from tests.test_hub import READER, run
 
-pytestmark = pytest.mark.xdist_group("hub")
+pytestmark = pytest.mark.integration
 
 PUSH = """
 import json, sys

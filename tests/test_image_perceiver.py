@@ -230,7 +230,7 @@ class TestProperties:
 
 
 class TestTransformersHabits:
-    @pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+    @pytest.mark.parametrize("implementation", ["sdpa", pytest.param("flex_attention", marks=pytest.mark.integration)])
     def test_attention_implementations_agree(self, pixels, implementation):
         # flex attention on a CPU needs 16 keys or more: it gives NaN below.
         model = tiny_image_model(num_latents=32)
@@ -298,6 +298,7 @@ class TestTransformersHabits:
         assert actual.dtype == dtype
         assert (actual.float() - expected).norm() / expected.norm() < 0.05
 
+    @pytest.mark.integration
     def test_compiles_into_one_graph(self, pixels):
         model = tiny_image_model(num_self_attends_per_block=1)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -308,6 +309,7 @@ class TestTransformersHabits:
         compiled(pixels, labels=torch.tensor([0, 1])).loss.backward()
         assert all(p.grad is not None for p in model.parameters())
 
+    @pytest.mark.integration
     def test_one_graph_serves_any_size(self):
         model = tiny_image_model(num_self_attends_per_block=1)
         counter = CompileCounterWithBackend("aot_eager")
@@ -317,6 +319,7 @@ class TestTransformersHabits:
             torch.testing.assert_close(logits(compiled, pixels), logits(model, pixels))
         assert counter.frame_count <= 2  # the second size tells that sizes vary, if an earlier run did not
 
+    @pytest.mark.integration
     def test_exports_for_any_size(self):
         model = tiny_image_model(num_self_attends_per_block=1)
         sizes = {0: Dim("batch", max=16), 2: Dim("height", min=32, max=512), 3: Dim("width", min=32, max=512)}

@@ -21,6 +21,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.perceiver.image_processing_perceiver import PerceiverImageProcessor
 from transformers.models.perceiver.image_processing_pil_perceiver import PerceiverImageProcessorPil
+from transformers.processing_utils import ImagesKwargs
 
 from perceivers.preprocessors import image_processing_base_image_perceiver as base
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
@@ -510,6 +511,16 @@ def test_gray_images(processor_class, statistics):
     assert set(pixels(processor_class, bilevel, do_convert_rgb=False).flat) == {0, 255}
 
 
+def test_keywords_are_a_class_beside_the_processor(processor_class):
+    """As in transformers: named after the processor and importable from its module."""
+    keywords = sys.modules[processor_class.__module__].ImagePerceiverImageProcessorKwargs
+    assert processor_class.valid_kwargs is keywords
+    assert keywords.__annotations__.keys() - ImagesKwargs.__annotations__.keys() == {"do_grayscale"}
+    assert ImagesKwargs.__annotations__.keys() <= keywords.__annotations__.keys()
+    call = {"do_grayscale": True, "do_convert_rgb": False, "image_mean": 0.5, "image_std": 0.5, "return_tensors": "pt"}
+    assert processor_class()(random_image(9, 7), **call)["pixel_values"].shape == (1, 1, 224, 224)
+
+
 # Errors
 
 
@@ -695,6 +706,7 @@ import perceivers.preprocessors.image_processing_image_perceiver
 """
 
 
+@pytest.mark.integration
 def test_loads_as_remote_code_without_the_package_and_torchvision(saved_with_code, tmp_path):
     image, output = tmp_path / "image.npy", tmp_path / "output.npy"
     np.save(image, random_image(40, 30))

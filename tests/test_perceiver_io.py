@@ -113,6 +113,7 @@ class TestHabits:
         inputs = {"pixel_values": pixels, "labels": torch.tensor([3, 4])}
         assert_checkpointing_keeps_the_gradients(tiny_image_model(**part), inputs)
 
+    @pytest.mark.integration
     def test_compiles_into_one_graph(self, pixels):
         model = tiny_image_model(**PARTS["projected"])
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -187,6 +187,7 @@ class TestTransformersHabits:
         inputs = {"point_values": cloud(), "labels": torch.tensor([1, 2])}
         assert_checkpointing_keeps_the_gradients(tiny_point_cloud_model(), inputs)
 
+    @pytest.mark.integration
     def test_compiles_and_exports_in_one_graph(self):
         model = tiny_point_cloud_model(cross_attention_implementation="absorbed")
         points, mask = cloud(), torch.arange(100) < torch.tensor([[100], [40]])

@@ -141,7 +141,7 @@ def test_a_saved_model_is_a_pipeline_by_name(tmp_path, points):
     assert AutoFeatureExtractor.from_pretrained(tmp_path).num_points == 32
 
 
-@pytest.mark.xdist_group("hub")
+@pytest.mark.integration
 def test_to_the_hub_and_back_without_the_package(tmp_path):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     answers = []

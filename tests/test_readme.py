@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import tables
 from perceivers import PointCloudPerceiverFeatureExtractor
-from perceivers.command_line import main
+from perceivers.cli.main import main
 from tests.hub_server import TOKEN, running_hub
 from tests.models import tiny_audio_model, tiny_extractor, tiny_point_cloud_model
 
@@ -22,8 +22,6 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages with Python, and the number of its blocks.
 WITH_PYTHON = {"README.md": 1, "docs/usage.md": 5, "docs/audio.md": 1, "docs/point_clouds.md": 1}
-
-pytestmark = pytest.mark.xdist_group("hub")
 
 # Runs pages one after another, each in a namespace with the data set that docs/usage.md speaks of.
 RUNNER = """
@@ -42,6 +40,7 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.integration
 def test_the_python_of_the_pages_runs(tmp_path):
     assert {page: len(python_blocks(page)) for page in WITH_PYTHON} == WITH_PYTHON
     for page in WITH_PYTHON:
@@ -83,7 +82,7 @@ def test_the_commands_of_the_pages_are_ours():
     for page in PAGES:
         commands = set(re.findall(r"(?:^|&& |`)perceivers ([a-z]+)\b", page.read_text(), flags=re.MULTILINE))
         assert commands <= {"train", "predict", "evaluate", "info", "convert"}, page
-        for name in re.findall(r"recipes/[\w-]+\.yaml", page.read_text()):
+        for name in re.findall(r"recipes/[a-z0-9-]+\.yaml", page.read_text()):
             assert yaml.safe_load((ROOT / name).read_text())
     commands = set(re.findall(r"`perceivers (\w+)", README))
     assert commands == {"train", "predict", "evaluate", "info", "convert"}

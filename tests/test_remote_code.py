@@ -53,6 +53,7 @@ def answer_elsewhere(folder, script, *arguments):
 
 
 @pytest.mark.parametrize("backend", ["pil", "torchvision"])
+@pytest.mark.integration
 def test_a_pushed_folder_loads_without_the_package(tmp_path, backend):
     if backend == "torchvision":
         pytest.importorskip("torchvision")
@@ -98,6 +99,7 @@ print(json.dumps({"logits": logits.tolist(), "label": classify(clip, top_k=1)[0]
 
 
 @pytest.mark.parametrize("representation", ["waveform", "mel"])
+@pytest.mark.integration
 def test_a_pushed_folder_with_audio_loads_without_the_package(tmp_path, representation):
     pytest.importorskip("torchaudio")
     register_for_remote_code()

@@ -15,7 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from perceivers.command_train import parse
+from perceivers.cli.train import parse
 from tests.test_remote_code import answer_elsewhere
 
 SAVED = Path(__file__).parent / "saved"
@@ -49,6 +49,7 @@ def random_numbers():
         ("point_cloud", AutoFeatureExtractor, AutoModelForSequenceClassification, (50, 3), {}),
     ],
 )
+@pytest.mark.integration
 def test_answers_to_the_bit(tmp_path, random_numbers, name, auto_processor, auto_model, shape, options):
     if name == "audio":
         pytest.importorskip("torchaudio")

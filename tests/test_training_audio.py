@@ -5,16 +5,30 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
+from transformers import PreTrainedConfig
 
-from perceivers.pipelines.recording_classification import RecordingClassificationPipeline
-from perceivers.tasks import TASKS
-from perceivers.training.audio_arguments import AudioAugmentationArguments, AudioDataArguments
-from perceivers.training.audio_augmentation import AudioProcess, RandomWaveform, SpecAugment, make_augmentation
-from perceivers.training.audio_datasets import AUDIO
+import perceivers
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
+from perceivers.training.audio import (
+    AUDIO,
+    AudioAugmentationArguments,
+    AudioDataArguments,
+    AudioTransform,
+    RandomWaveform,
+    SpecAugment,
+    make_waveform_augmentation,
+)
+from perceivers.training.classification import (
+    CLASSIFICATION,
+    ClassTargets,
+    class_weights,
+    d_prime,
+    ranking_report,
+    ranking_scores,
+)
+from perceivers.training.datasets import load_examples
 from perceivers.training.evaluation import evaluate_model
-from perceivers.training.labelled_datasets import class_weights, load_examples, undivided
-from perceivers.training.multilabel_metrics import d_prime, ranking_report, ranking_scores
-from perceivers.training.problem_types import PROBLEM_TYPES, MultiLabelClassification
+from perceivers.training.modality import single_chunk
 from perceivers.training.sounds import KINDS, NUM_SAMPLES, SAMPLING_RATE, make_clip, sounds
 from tests.models import tiny_audio_model, tiny_extractor
 
@@ -83,13 +97,13 @@ class TestData:
     def test_recordings_of_a_data_set_are_read_without_ffmpeg(self, tmp_path, labels, label_type):
         path = self.saved(tmp_path, labels, label_type)
         arguments = AudioDataArguments(dataset_name=path, label_column_name="kind")
-        examples = load_examples(AUDIO, arguments, seed=0)
+        examples = load_examples(AUDIO, CLASSIFICATION, arguments, seed=0)
         assert (len(examples.train), len(examples.validation)) == (8, 2)
         extractor = tiny_extractor("waveform", do_normalize=False)
         for example in (*examples.train, *examples.validation):
             value = extractor(example["audio"], return_tensors="pt")["input_values"][0, 0].item()
             label = example["label"] if isinstance(example["label"], list) else [example["label"]]
-            names = [examples.label_names[index] for index in label]
+            names = [examples.targets.label_names[index] for index in label]
             assert names[0] == ("b" if round(value * 20) % 2 == 0 else "a")
 
     def test_classes_are_drawn_as_often(self):
@@ -116,10 +130,10 @@ class TestAugmentation:
         assert min(noises) < 0.1 and 0.4 < max(noises) < 0.55
 
     def test_nothing_is_random_if_nothing_is_asked_for(self):
-        assert make_augmentation(AudioAugmentationArguments(), 512) is None
+        assert make_waveform_augmentation(AudioAugmentationArguments(), 512) is None
         extractor = tiny_extractor("waveform")
-        assert not AudioProcess(extractor).is_random
-        process = AudioProcess(extractor, RandomWaveform(None, 0.0, noise=0.5))
+        assert not AudioTransform(extractor).is_random
+        process = AudioTransform(extractor, RandomWaveform(None, 0.0, noise=0.5))
         recording = {"array": np.ones(512, np.float32), "sampling_rate": 8000}
         first, second = (process([recording])["input_values"] for _ in range(2))
         assert process.is_random and not torch.equal(first, second)
@@ -180,13 +194,18 @@ class TestMetrics:
             ranking_scores(np.zeros((3, 2)), np.ones((3, 2)))
 
     def test_labels_are_matched_by_name(self):
-        problem = MultiLabelClassification()
-        rows = problem.match_labels([[0], [0, 1], []], np.array([2, 0]), 3)
+        dataset = datasets.Dataset.from_dict({"label": [[0], [0, 1], []]})
+        config = PreTrainedConfig(id2label={0: "b", 1: "c", 2: "a"})
+        rows = CLASSIFICATION.references(dataset, config, ClassTargets(["a", "b"], is_multi_label=True))
         assert rows.tolist() == [[0, 0, 1], [1, 0, 1], [0, 0, 0]]
 
     def test_labels_are_not_smoothed(self):
-        with pytest.raises(ValueError, match=r"for one label an input, got 0\.1"):
-            MultiLabelClassification().loss(0.1, has_mixed_labels=False)
+        with pytest.raises(ValueError, match=r"for one label per example, got 0\.1"):
+            CLASSIFICATION.loss(ClassTargets(["a", "b"], is_multi_label=True), 0.1, has_mixed_labels=False)
+
+
+def test_the_pipeline_has_its_name_of_version_0_1_0():
+    assert perceivers.RecordingClassificationPipeline is perceivers.LongAudioClassificationPipeline
 
 
 class TestEvaluation:
@@ -197,21 +216,21 @@ class TestEvaluation:
         recordings = [
             {"array": random.uniform(-1, 1, random.integers(100, 3000)), "sampling_rate": 8000} for _ in range(20)
         ]
-        classify = RecordingClassificationPipeline(model=model, feature_extractor=extractor)
+        classify = LongAudioClassificationPipeline(model=model, feature_extractor=extractor)
         answers = [prediction[0]["label"] for prediction in classify([dict(r) for r in recordings], top_k=1)]
         names = list(model.config.label2id)
         dataset = datasets.Dataset.from_dict({"audio": recordings, "label": [names.index(name) for name in answers]})
-        task, problem = TASKS["audio-classification"], PROBLEM_TYPES["single_label_classification"]
-        assert len({len(task.parts(extractor)(recording)) for recording in recordings}) > 3
+        targets, transform = ClassTargets(names), AUDIO.eval_transform(extractor)
+        assert len({len(AUDIO.chunks(extractor)(recording)) for recording in recordings}) > 3
         accuracies = [
-            evaluate_model(model, task.evaluation_process(extractor), problem, dataset, "audio", names, 3, parts)
-            for parts in (task.parts(extractor), undivided)
+            evaluate_model(model, AUDIO, CLASSIFICATION, targets, dataset, transform, 3, chunks)
+            for chunks in (AUDIO.chunks(extractor), single_chunk)
         ]
         assert accuracies[0]["accuracy"] == 1 > accuracies[1]["accuracy"]
 
     def test_averages_are_logits_of_mean_scores(self):
         logits = 9 * torch.randn(5, 7, dtype=torch.float64)
         for name, scores in (("single", lambda x: x.softmax(-1)), ("multi", torch.sigmoid)):
-            problem = PROBLEM_TYPES[f"{name}_label_classification"]
-            torch.testing.assert_close(scores(problem.average(logits)), scores(logits).mean(0))
-            assert torch.equal(problem.average(logits[:1]).argsort(), logits[0].argsort())
+            targets = ClassTargets(list("abcdefg"), is_multi_label=name == "multi")
+            torch.testing.assert_close(scores(CLASSIFICATION.merge_chunks(logits, targets)), scores(logits).mean(0))
+            assert torch.equal(CLASSIFICATION.merge_chunks(logits[:1], targets).argsort(), logits[0].argsort())

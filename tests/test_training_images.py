@@ -7,12 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from perceivers.training.evaluation import model_positions
-from perceivers.training.image_arguments import ImageDataArguments
-from perceivers.training.image_augmentation import RandomAffine
-from perceivers.training.image_datasets import IMAGES, digits
-from perceivers.training.labelled_datasets import load_examples, multi_hot, stratified_split
-from perceivers.training.metrics import accuracy, most_probable
+from perceivers.training.classification import CLASSIFICATION, accuracy, label_ids, most_probable, multi_hot
+from perceivers.training.datasets import load_examples, stratified_split
+from perceivers.training.images import IMAGES, ImageDataArguments, RandomAffine, digits
 
 
 def saved(tmp_path, labels, label_type, image_column="picture", label_column="kind", splits=("train",)):
@@ -44,8 +41,8 @@ def test_split_is_stratified_and_depends_on_its_seed():
 
 def test_columns_are_found_and_words_become_classes(tmp_path):
     path = saved(tmp_path, ["b", "a"] * 10, datasets.Value("string"), label_column="label")
-    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path), seed=0)
-    assert images.label_names == ["a", "b"]
+    images = load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(dataset_name=path), seed=0)
+    assert images.targets.label_names == ["a", "b"]
     assert (len(images.train), len(images.validation)) == (16, 4)
     example = images.train[0]  # image i has the value i, and the label 1 where i is even
     assert example["label"] == 1 - np.array(example["image"])[0, 0] % 2
@@ -53,13 +50,15 @@ def test_columns_are_found_and_words_become_classes(tmp_path):
 
 def test_numbers_become_classes_in_their_order(tmp_path):
     path = saved(tmp_path, [10, 9] * 10, datasets.Value("int64"))
-    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path, label_column_name="kind"), seed=0)
-    assert images.label_names == ["9", "10"]
+    images = load_examples(
+        IMAGES, CLASSIFICATION, ImageDataArguments(dataset_name=path, label_column_name="kind"), seed=0
+    )
+    assert images.targets.label_names == ["9", "10"]
 
 
 def test_a_given_split_is_used(tmp_path):
     path = saved(tmp_path, [0, 1] * 5, datasets.ClassLabel(names=["a", "b"]), splits=("train", "test"))
-    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path, max_train_samples=4), seed=0)
+    images = load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(dataset_name=path, max_train_samples=4), seed=0)
     assert (len(images.train), len(images.validation)) == (4, 10)
 
 
@@ -76,7 +75,7 @@ def test_a_given_split_is_used(tmp_path):
 def test_wrong_columns(tmp_path, label_type, arguments, message):
     path = saved(tmp_path, [0, 1] * 5, label_type)
     with pytest.raises(ValueError, match=message):
-        load_examples(IMAGES, ImageDataArguments(dataset_name=path, **arguments), seed=0)
+        load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(dataset_name=path, **arguments), seed=0)
 
 
 def test_metrics():
@@ -90,10 +89,10 @@ def test_metrics():
 
 
 def test_labels_are_matched_by_name():
-    assert model_positions(["cat", "dog"], {0: "dog", 1: "cat"}).tolist() == [1, 0]
-    assert model_positions(["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1]
+    assert label_ids(["cat", "dog"], {0: "dog", 1: "cat"}).tolist() == [1, 0]
+    assert label_ids(["cat", "dog"], {0: "LABEL_0", 1: "LABEL_1"}).tolist() == [0, 1]
     with pytest.raises(ValueError, match="no class 'cow'"):
-        model_positions(["cow", "dog"], {0: "dog", 1: "cat"})
+        label_ids(["cow", "dog"], {0: "dog", 1: "cat"})
 
 
 @pytest.mark.parametrize(
@@ -105,9 +104,9 @@ def test_labels_are_matched_by_name():
 )
 def test_many_labels_an_image(tmp_path, labels, label_type):
     path = saved(tmp_path, labels, label_type, label_column="label")
-    images = load_examples(IMAGES, ImageDataArguments(dataset_name=path), seed=0)
-    assert images.problem_type == "multi_label_classification"
-    assert images.label_names == ["a", "b"]
+    images = load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(dataset_name=path), seed=0)
+    assert images.targets.problem_type == "multi_label_classification"
+    assert images.targets.label_names == ["a", "b"]
     assert len(images.validation) == 2
     for example in (*images.train, *images.validation):  # image i has the value i
         is_even = np.array(example["image"])[0, 0] % 2 == 0
@@ -119,7 +118,7 @@ def test_class_folders_divided_into_splits(tmp_path):
         folder = tmp_path / name / split
         folder.mkdir(parents=True)
         PIL.Image.new("L", (4, 4), shade).save(folder / "image.png")
-    images = load_examples(IMAGES, ImageDataArguments(train_dir=str(tmp_path)), seed=0)
+    images = load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(train_dir=str(tmp_path)), seed=0)
     shades = [
         [(example["image"].getpixel((0, 0)), example["label"]) for example in split]
         for split in (images.train, images.validation)

@@ -6,13 +6,11 @@ from datasets import Dataset, Features, Image, Value
 from torch.nn import functional as F
 
 from perceivers import ImagePerceiverImageProcessorPil
-from perceivers.training.arguments import ClassificationTrainingArguments
-from perceivers.training.image_arguments import ImageAugmentationArguments
-from perceivers.training.image_augmentation import ImageProcess, make_mixup
-from perceivers.training.labelled_datasets import LabelledProcess
-from perceivers.training.loss import SmoothedCrossEntropy
-from perceivers.training.problem_types import SingleLabelClassification
-from perceivers.training.trainer import ClassificationTrainer
+from perceivers.training.arguments import PerceiverTrainingArguments
+from perceivers.training.classification import CLASSIFICATION, ClassTargets, SmoothedCrossEntropy
+from perceivers.training.datasets import ExampleTransform
+from perceivers.training.images import IMAGES, ImageAugmentationArguments, ImageTransform, make_mixup
+from perceivers.training.trainer import PerceiverTrainer
 from tests.models import tiny_image_model
 
 
@@ -27,8 +25,9 @@ def step(tmp_path, batch_size, accumulation, **changes):
     """The model after one optimiser step of plain SGD on 7 images, the same in every call."""
     dataset = images(7)
     processor = ImagePerceiverImageProcessorPil(do_resize=False, do_center_crop=False)
-    dataset.set_transform(LabelledProcess("image", ImageProcess(processor)))
-    arguments = ClassificationTrainingArguments(
+    targets = ClassTargets([str(label) for label in range(10)])
+    dataset.set_transform(ExampleTransform(IMAGES, CLASSIFICATION, targets, ImageTransform(processor)))
+    arguments = PerceiverTrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
@@ -44,13 +43,14 @@ def step(tmp_path, batch_size, accumulation, **changes):
         **changes,
     )
     model = tiny_image_model()
-    trainer = ClassificationTrainer(
+    trainer = PerceiverTrainer(
         model,
         arguments,
         processor,
         train_dataset=dataset,
         eval_dataset=dataset,
-        problem=SingleLabelClassification(),
+        objective=CLASSIFICATION,
+        targets=targets,
     )
     trainer.train()
     return dict(model.named_parameters())

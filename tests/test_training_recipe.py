@@ -2,10 +2,11 @@
 
 import pytest
 
-from perceivers.command_arguments import FlagParser, built_in_recipes, find_recipe
-from perceivers.command_errors import UsageError
-from perceivers.command_train import parse
-from perceivers.training.recipe import read_recipe, to_arguments, write_recipe
+from perceivers.cli.errors import UsageError
+from perceivers.cli.flags import FlagParser, find_recipe
+from perceivers.cli.train import parse
+from perceivers.training.recipe import read_recipe, recipe_to_argv, write_recipe
+from perceivers_cli import built_in_recipes
 
 TINY = "variant: tiny\nconfig: {num_latents: 4, image_size: 8}\nlearning_rate: 1e-3\n"
 
@@ -76,9 +77,7 @@ def test_without_arguments_it_is_the_digits():
 
 
 def test_values_that_start_with_a_dash_and_lists():
-    words = to_arguments(
-        {"label_names": ["a", "b"], "run_name": "-x", "seed": None}, ["label_names", "run_name", "seed"]
-    )
+    words = recipe_to_argv({"label_names": ["a", "b"], "run_name": "-x", "seed": None})
     assert words == ["--label_names", "a", "b", "--run_name=-x"]
 
 
@@ -90,7 +89,7 @@ def test_read_recipe_of_a_missing_file(tmp_path):
 def test_every_flag_of_the_training_arguments_is_there():
     from transformers import TrainingArguments
 
-    from perceivers.training.arguments import ClassificationTrainingArguments
+    from perceivers.training.arguments import PerceiverTrainingArguments
 
-    flags = FlagParser(ClassificationTrainingArguments).flags()
+    flags = FlagParser(PerceiverTrainingArguments).flags()
     assert set(TrainingArguments.__dataclass_fields__) - {"local_rank"} <= set(flags)

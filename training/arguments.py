@@ -1,6 +1,6 @@
-"""What a training run can be told whatever the modality, as dataclasses whose fields are flags of `perceivers train`.
+"""The flags of a training run that every modality has, as dataclasses whose fields are flags of `perceivers train`.
 
-What a modality adds is in `image_arguments.py` and its like.
+The file of a modality adds its own.
 """
 
 from dataclasses import dataclass, field
@@ -11,15 +11,24 @@ from transformers import TrainingArguments
 
 # Flags that take FIELD=VALUE, and are mappings in a recipe.
 ASSIGNMENTS = ("config", "processor")
+# Splits, or folders within class folders, to evaluate on; the first that exists is used.
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")
+# Title of the flags of a modality's augmentation in `--help`.
+AUGMENTATION_GROUP = "Augmentation"
 
 
 @dataclass
 class ModelArguments:
-    """Which model, from scratch or from a checkpoint."""
+    """Which model to train, from scratch or from a checkpoint."""
+
+    _argument_group_name = "Model"
 
     task: str = field(
         default="image-classification",
-        metadata={"help": "What the model does; found from a recipe or a built-in data set. It decides on the flags."},
+        metadata={
+            "help": "What the model does; a recipe or a built-in data set implies it. It decides which flags there "
+            "are for the data and its augmentation."
+        },
     )
     model_name_or_path: str | None = field(
         default=None,
@@ -35,7 +44,7 @@ class ModelArguments:
             "nargs": "+",
             "action": "extend",
             "metavar": "FIELD=VALUE",
-            "help": "Fields of the model's configuration, as `num_latents=32 d_latents=64`.",
+            "help": "Fields of the model's configuration, such as `num_latents=32 d_latents=64`.",
         },
     )
     processor: list[str] = field(
@@ -44,53 +53,56 @@ class ModelArguments:
             "nargs": "+",
             "action": "extend",
             "metavar": "FIELD=VALUE",
-            "help": "Fields of the processor, as `image_mean=[0.3] image_std=[0.4]`.",
+            "help": "Fields of the processor, such as `image_mean=[0.3] image_std=[0.4]`.",
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code that the checkpoint's repository brings along."}
+        default=False, metadata={"help": "Run the code in the checkpoint's repository on this machine."}
     )
 
 
 @dataclass
 class DataArguments:
-    """Which inputs and labels."""
+    """Which inputs and labels to use."""
+
+    _argument_group_name = "Data"
 
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "A built-in data set, such as `digits`, or for `datasets.load_dataset` a Hub name or a path."
+            "help": "A built-in data set, such as `digits`, or what `datasets.load_dataset` loads: a Hub name or a "
+            "path."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
     train_dir: str | None = field(default=None, metadata={"help": "Folder with one folder of files for each class."})
     validation_dir: str | None = field(default=None, metadata={"help": "The same, for the files to evaluate on."})
     label_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the labels. None finds the only class label, or `label`."}
+        default=None, metadata={"help": "Column of the labels. The default finds the only class label, or `label`."}
     )
     validation_fraction: float = field(
         default=0.2,
-        metadata={"help": "Part of the images to hold out, where none to evaluate on are given."},
+        metadata={"help": "Fraction of the training data to hold out if there is no validation split."},
     )
     split_seed: int = field(
-        default=0, metadata={"help": "Which inputs are held out; independent of `--seed`, so that seeds compare."}
+        default=0,
+        metadata={"help": "Seed of the held-out split; independent of `--seed`, so that runs can be compared."},
     )
     check_files: bool = field(
         default=True,
-        metadata={"help": "Read every file of a folder once beforehand, and leave out those that cannot be read."},
+        metadata={"help": "Read every file of a folder once before training, and skip those that are unreadable."},
     )
     cache_inputs: bool = field(
         default=False,
-        metadata={"help": "Process every input once and keep it in memory, where nothing random comes before."},
+        metadata={"help": "Process every input once and keep it in memory, unless its augmentation is random."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many inputs only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many inputs only."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use at most this many training examples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use at most this many evaluation examples."})
 
-    @property
-    def input_column_name(self) -> str | None:
-        """Column of the inputs; `None` finds the only one of their type."""
-        return None
+    def column_name(self, column: str) -> str | None:
+        """The data set's name for one of our columns; `None` if no flag gives it."""
+        return getattr(self, f"{column}_column_name")
 
     def __post_init__(self):
         if self.dataset_name and (self.train_dir or self.validation_dir):
@@ -103,44 +115,46 @@ class DataArguments:
 
 
 @dataclass
-class ClassificationTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments`, and what they lack."""
+class PerceiverTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments` with a few more."""
 
-    output_dir: str = field(default="perceiver", metadata={"help": "Folder for the model and what comes with it."})
+    _argument_group_name = "Training"
+
+    output_dir: str = field(default="perceiver", metadata={"help": "Folder for the model and all other output."})
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Write into a folder that is not empty; checkpoints in it are removed."}
+        default=False, metadata={"help": "Write into a folder that is not empty; its checkpoints are removed."}
     )
     class_balanced_sampling: bool = field(
-        default=False, metadata={"help": "Draw every class as often in training, with replacement."}
+        default=False, metadata={"help": "Draw every class equally often in training, with replacement."}
     )
     cpu_threads: int | None = field(
         default=None,
         metadata={"help": "Threads of an operation on the CPU; tiny models are fastest with one."},
     )
     timm_optimizer: str | None = field(
-        default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, in place of `--optim`."}
+        default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, instead of `--optim`."}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Stays false: inputs are read from columns that the model does not know."}
+        default=False, metadata={"help": "Must stay false: inputs are read from columns that the model does not know."}
     )
 
     def __post_init__(self):
         if self.remove_unused_columns:
-            raise ValueError("`--remove_unused_columns` must stay false: inputs are read as they are needed.")
+            raise ValueError("`--remove_unused_columns` must stay false: inputs are read only when they are needed.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the token: the Trainer keeps its arguments in a file beside the model, and pushes that."""
+        """Leaves out the token: the Trainer saves its arguments beside the model, and pushes them."""
         return {**self.__dict__, "hub_token": None}
 
 
-def fields_of(assignments: list[str], flag: str) -> dict:
-    """Reads `["num_latents=32", "image_mean=[0.5]"]`; values are YAML, so that numbers and lists are what they seem.
+def parse_assignments(assignments: list[str], flag: str) -> dict[str, Any]:
+    """Parses `["num_latents=32", "image_mean=[0.5]"]`. Values are YAML, so that numbers and lists keep their types.
 
     Raises:
-        ValueError: for an assignment without a name or "=", or with a value that is not YAML.
+        ValueError: For an assignment without a name or "=", or with a value that is not YAML.
     """
     fields = {}
     for assignment in assignments:

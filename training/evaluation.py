@@ -1,98 +1,102 @@
-"""A trained model on labelled inputs, without the Trainer."""
+"""Evaluates a trained model on labelled examples, without the Trainer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from .labelled_datasets import undivided
-from .problem_types import ProblemType
-
-
-def model_positions(label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
-    """The number that the model has for each class of a data set: by name, or the same where its labels have no names.
-
-    Raises:
-        ValueError: if a class of the data set is none of the model's.
-    """
-    label2id = {name: index for index, name in id2label.items()}
-    is_unnamed = all(name == f"LABEL_{index}" for index, name in id2label.items())
-    if is_unnamed and len(label_names) <= len(id2label):
-        return np.arange(len(label_names))
-    if unknown := [name for name in label_names if name not in label2id]:
-        raise ValueError(f"The model has no class {unknown[0]!r}; its classes are {', '.join(label2id)}.")
-    return np.array([label2id[name] for name in label_names])
+from .modality import Modality, Transform, single_chunk
+from .objective import Objective
 
 
 @torch.inference_mode()
-def _reduced_logits(
+def _predictions(
     model: PreTrainedModel,
-    process: Callable[[list], Mapping[str, torch.Tensor]],
-    problem: ProblemType,
-    inputs: Iterable,
-    parts: Callable[[Any], list],
+    modality: Modality,
+    objective: Objective,
+    targets: Any,
+    dataset: Dataset,
+    transform: Transform,
+    chunks: Callable[[Any], Iterable],
     batch_size: int,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the predictions for each input under each view, both with a batch axis of 1."""
     dtype = getattr(model, "input_dtype", model.dtype)
-    numbered = ((number, part) for number, value in enumerate(inputs) for part in parts(value))
+    inputs = (value for rows in dataset.iter(batch_size) for value in modality.inputs(rows))
+    numbered = ((number, chunk) for number, value in enumerate(inputs) for chunk in chunks(value))
 
-    def numbered_logits() -> Iterator[tuple[int, torch.Tensor]]:
+    def numbered_logits() -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         while batch := list(islice(numbered, batch_size)):
             numbers, together = zip(*batch, strict=True)
             moved = {
                 name: value.to(model.device, dtype if value.is_floating_point() else None)
-                for name, value in process(list(together)).items()
+                for name, value in transform(list(together)).items()
             }
-            yield from zip(numbers, model(**moved).logits.float().cpu(), strict=True)
+            logits = {name: model(**view).logits.float().cpu() for name, view in modality.views(moved).items()}
+            for position, number in enumerate(numbers):
+                yield number, {name: rows[position] for name, rows in logits.items()}
 
     for _, of_input in groupby(numbered_logits(), key=itemgetter(0)):
-        logits = torch.stack([row for _, row in of_input])
-        yield problem.reduce(problem.average(logits).unsqueeze(0))
+        views = [views for _, views in of_input]
+        merged = {
+            name: objective.merge_chunks(torch.stack([view[name] for view in views]), targets) for name in views[0]
+        }
+        yield {name: objective.reduce(logits.unsqueeze(0), None, targets) for name, logits in merged.items()}
 
 
 def evaluate_model(
     model: PreTrainedModel,
-    process: Callable[[list], Mapping[str, torch.Tensor]],
-    problem: ProblemType,
+    modality: Modality,
+    objective: Objective,
+    targets: Any,
     dataset: Dataset,
-    column: str,
-    label_names: list[str],
+    transform: Transform,
     batch_size: int = 64,
-    parts: Callable[[Any], list] = undivided,
+    chunks: Callable[[Any], Iterable] = single_chunk,
 ) -> dict[str, Any]:
-    """The metrics of the problem, the report of every class, and the number of examples.
+    """Computes the metrics and the report of the objective.
 
     Args:
-        process: a list of inputs -> what the model takes.
-        dataset: with the inputs in `column`, and `label`.
-        label_names: of the data set, by label.
-        batch_size: what the model sees at once.
-        parts: an input -> the parts of it that the model sees; the mean of their scores is the input's.
+        model: The model.
+        modality: Modality of the inputs.
+        objective: What is predicted.
+        targets: What `objective.load_targets` returned.
+        dataset: The examples.
+        transform: Turns inputs into tensors.
+        batch_size: Number of chunks that the model sees at once.
+        chunks: Cuts an input into the chunks that the model sees one by one, whose predictions are merged.
+
+    Returns:
+        The number of `examples`, the metrics and the report. If the modality has several views, these are those of
+        the first, and `views` has the metrics of each.
 
     Raises:
-        ValueError: if a class of the data set is none of the model's.
+        ValueError: If the model cannot predict a target of the data set.
     """
-    config: Any = model.config
-    id2label: dict[int, str] = config.id2label
-    positions = model_positions(label_names, id2label)
-    references = problem.match_labels(list(dataset["label"]), positions, len(id2label))
-    reduced = _reduced_logits(model.eval(), process, problem, dataset[column], parts, batch_size)
-    predictions = torch.cat(list(reduced)).numpy()
+    references = objective.references(dataset, model.config, targets)
+    rows = list(_predictions(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size))
+    predictions = {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
+    metrics = {name: objective.metrics(values, references, targets) for name, values in predictions.items()}
+    first = next(iter(metrics))
     return {
         "examples": len(dataset),
-        **problem.scores(predictions, references),
-        **problem.report(predictions, references, [id2label[index] for index in range(len(id2label))]),
+        **metrics[first],
+        **({"views": metrics} if len(metrics) > 1 else {}),
+        **objective.report(predictions[first], references, model.config, targets),
     }
 
 
-def report_table(problem: ProblemType, results: dict[str, Any]) -> str:
-    """What `evaluate_model` returns, as text for a terminal."""
-    lines = [problem.table(results), ""]
-    for key, value in problem.measured(results).items():
-        lines.append(f"{problem.titles[key]} on {results['examples']:,} examples: {problem.format(key, value)}")
+def report_table(objective: Objective, results: dict[str, Any], targets: Any) -> str:
+    """Formats what `evaluate_model` returned as text for a terminal."""
+    titles = objective.titles(targets)
+    lines = [objective.table(results, targets), ""]
+    for name, metrics in results.get("views", {"": results}).items():
+        for key, value in objective.measured(metrics, targets).items():
+            view = f" ({name})" if name else ""
+            value_text = objective.format_metric(key, value)
+            lines.append(f"{titles[key]} on {results['examples']:,} examples{view}: {value_text}")
     return "\n".join(lines)

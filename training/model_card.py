@@ -1,4 +1,4 @@
-"""The README.md of a trained model: what the Hub reads on top, what a person reads below."""
+"""The README.md of a trained model: metadata for the Hub, text for people, and a picture of the run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.figure import Figure
 
-from .problem_types import ProblemType
+from .objective import Objective
 
 TEXT = """\
 ---
@@ -16,12 +17,12 @@ TEXT = """\
 
 # {name}
 
-A [Perceiver](https://arxiv.org/abs/2103.03206) that puts {noun} into {num_labels} classes, {origin}
+A [Perceiver](https://arxiv.org/abs/2103.03206) that {sentence}, {origin}
 on {dataset}. It has {num_parameters:,} parameters.
 
 ## Results
 
-Measured on {num_eval_examples:,} {noun} that it was not trained on:
+Measured on {num_eval_examples:,} held-out {noun}:
 
 | metric | value |
 |---|---|
@@ -38,8 +39,8 @@ classify = pipeline("{task}", model="{location}", trust_remote_code=True)
 classify("{example}")
 ```
 
-`trust_remote_code=True` runs the model's code, which lies beside the weights. With the `perceivers` package installed,
-`import perceivers` takes its place.
+`trust_remote_code=True` runs the model's code, which is saved beside the weights. With the `perceivers` package
+installed, `import perceivers` replaces it.
 
 ## Training
 
@@ -58,33 +59,35 @@ class CardFacts:
     """What a card says.
 
     Attributes:
-        name: of the model.
-        task: of transformers' pipeline.
-        noun: what the inputs are called, in the plural.
-        example: file name of an input.
-        problem: what the labels are; knows the metrics.
-        location: where a reader loads it from, a folder or a name on the Hub.
-        dataset: what to call the data set in a sentence.
-        dataset_id: its name on the Hub, if it has one there.
-        base_model: the checkpoint that was fine-tuned, if one was.
-        label_names: names of the classes.
-        num_parameters, num_train_examples, num_eval_examples: counts.
-        metrics: what the Trainer's evaluation returned.
-        recipe: flags of the run and their values.
-        versions: version of each package.
-        curves: file name of the picture of the training.
+        name: Name of the model.
+        task: Task of transformers' pipeline.
+        noun: What the inputs are called, in the plural.
+        example: File name of an input.
+        objective: What the model predicts.
+        targets: What `objective.load_targets` returned.
+        location: Where a reader loads the model from, a folder or a name on the Hub.
+        dataset: What to call the data set in a sentence.
+        dataset_id: Its name on the Hub, if it is there.
+        base_model: The checkpoint that was fine-tuned, if there was one.
+        num_parameters: Number of parameters.
+        num_train_examples: Number of training examples.
+        num_eval_examples: Number of examples of the evaluation.
+        metrics: What the Trainer's evaluation returned.
+        recipe: Flags of the run and their values.
+        versions: Version of each package.
+        curves: File name of the picture of the run.
     """
 
     name: str
     task: str
     noun: str
     example: str
-    problem: ProblemType
+    objective: Objective
+    targets: Any
     location: str
     dataset: str
     dataset_id: str | None
     base_model: str | None
-    label_names: list[str]
     num_parameters: int
     num_train_examples: int
     num_eval_examples: int
@@ -95,9 +98,9 @@ class CardFacts:
 
 
 def make_card(facts: CardFacts) -> ModelCard:
-    """Puts the card together; `model-index` in it is what the Hub's leaderboards read."""
-    problem = facts.problem
-    measured = problem.measured(facts.metrics, prefix="eval_")
+    """Makes the card. The Hub's leaderboards read its `model-index`."""
+    objective, titles = facts.objective, facts.objective.titles(facts.targets)
+    measured = objective.measured(facts.metrics, facts.targets, prefix="eval_")
     results = [
         EvalResult(
             task_type=facts.task,
@@ -106,7 +109,7 @@ def make_card(facts: CardFacts) -> ModelCard:
             dataset_name=facts.dataset,
             dataset_split="validation",
             metric_type=key,
-            metric_name=problem.titles[key],
+            metric_name=titles[key],
             metric_value=round(value, 6),
         )
         for key, value in measured.items()
@@ -126,16 +129,16 @@ def make_card(facts: CardFacts) -> ModelCard:
         task=facts.task,
         noun=facts.noun,
         example=facts.example,
-        num_labels=len(facts.label_names),
+        sentence=objective.card_sentence(facts.noun, facts.targets),
         origin=f"fine-tuned from {facts.base_model}" if facts.base_model else "trained from scratch",
         dataset=facts.dataset,
         num_parameters=facts.num_parameters,
         num_eval_examples=facts.num_eval_examples,
         num_train_examples=facts.num_train_examples,
         results="\n".join(
-            f"| {problem.titles[key]} | {problem.format(key, value)} |" for key, value in measured.items()
+            f"| {titles[key]} | {objective.format_metric(key, value)} |" for key, value in measured.items()
         ),
-        curves=f"![The curves of the training]({facts.curves})" if facts.curves else "",
+        curves=f"![Loss and metric over the epochs]({facts.curves})" if facts.curves else "",
         location=facts.location,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{package} {version}" for package, version in facts.versions.items()),
@@ -146,3 +149,31 @@ def make_card(facts: CardFacts) -> ModelCard:
 def write_card(facts: CardFacts, folder: Path) -> None:
     """Writes the card as the README.md of the folder."""
     make_card(facts).save(folder / "README.md")
+
+
+def draw_curves(log_history: list[dict[str, Any]], metric: str, title: str, path: Path) -> None:
+    """Draws the losses of training and evaluation, and a metric of the evaluation in percent.
+
+    Args:
+        log_history: The Trainer's `state.log_history`.
+        metric: Key of the metric in it, whose values are in 0..1.
+        title: What to call the metric.
+        path: Path of the picture, whose suffix is its format.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, metric_axes = figure.subplots(1, 2)
+    for key, name in (("loss", "training"), ("eval_loss", "evaluation")):
+        loss_axes.plot(*_series(log_history, key), label=name)
+    loss_axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    loss_axes.legend()
+    epochs, values = _series(log_history, metric)
+    metric_axes.plot(epochs, [100 * value for value in values])
+    metric_axes.set(xlabel="epoch", ylabel=f"{title} in evaluation, %")
+    for axes in (loss_axes, metric_axes):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _series(log_history: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
+    return [epoch for epoch, _ in points], [value for _, value in points]

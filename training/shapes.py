@@ -1,7 +1,9 @@
 """An embedded data set of point clouds: twelve solids of random proportions, scanned with noise and missing parts.
 
-Made of trimesh's primitives, so that a first training run needs no download. A solid stands upright, at any angle
-about the vertical axis, z.
+The solids are trimesh's primitives, so that a first training run needs no download. They are upright, at a random
+angle about the vertical axis, z.
+
+Letters: P points.
 """
 
 from collections.abc import Callable
@@ -11,45 +13,42 @@ import datasets
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset
 
+from .modality import import_optional
+
 SHAPES = "shapes"
 NUM_POINTS = 1024
-# Of the largest distance from the centre.
+# Standard deviation, as a fraction of the largest distance from the centre.
 NOISE = 0.015
-# Largest part of the points that one missing spot takes along.
+# Largest fraction of the points that is missing around one spot.
 LARGEST_HOLE = 0.15
 
 
 def import_trimesh() -> Any:
-    """
+    """Imports trimesh.
+
     Raises:
-        ImportError: it is not installed.
+        ImportError: If it is not installed.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError(
-            "the data set `shapes` needs `trimesh`, which is not installed: pip install 'perceivers[points]'"
-        ) from error
-    return trimesh
+    return import_optional("trimesh", "The data set `shapes`", extra="points")
 
 
 def revolved(profile: list[list[float]], sections: int = 48) -> Any:
-    """The solid that a profile of (radius, height) makes when it turns about the vertical axis."""
+    """The solid of revolution of a profile of (radius, height) about the vertical axis."""
     return import_trimesh().creation.revolve(np.array(profile, dtype=np.float64), sections=sections)
 
 
 def dome() -> list[list[float]]:
-    """The profile of the upper half of a ball, from the middle of its floor to its top."""
+    """The profile of the upper half of a ball, from the centre of its floor to its top."""
     angles = np.linspace(0, np.pi / 2, 17)
     return [[0.0, 0.0], *np.stack([np.cos(angles), np.sin(angles)], axis=1).tolist()]
 
 
 def make_mesh(name: str, uniform: Callable[[float, float], float]) -> Any:
-    """A `trimesh.Trimesh` of the shape.
+    """Makes a `trimesh.Trimesh` of a solid.
 
     Args:
-        name: one of `MAKERS`.
-        uniform: draws a number between two others.
+        name: One of `MAKERS`.
+        uniform: Draws a number between two others.
     """
     return MAKERS[name](import_trimesh().creation, uniform)
 
@@ -74,8 +73,11 @@ MAKERS: dict[str, Callable[[Any, Callable[[float, float], float]], Any]] = {
 
 
 def scan(mesh: Any, num_points: int, generator: np.random.Generator) -> np.ndarray:
-    """Points of the surface, (P, 3) float32, of a solid of radius 1: stretched a little, turned about the vertical
-    axis, with noise, and without those around a spot that the scanner did not see."""
+    """Points of the surface, (P, 3) float32, of a solid scaled to radius 1.
+
+    The solid is stretched a little and rotated about the vertical axis. Points have noise, and those around one spot
+    are missing, as if hidden from the scanner.
+    """
     num_missing = int(num_points * generator.uniform(0, LARGEST_HOLE))
     stretched = mesh.apply_scale(generator.uniform(0.85, 1.15, size=3))
     points, _ = import_trimesh().sample.sample_surface(stretched, num_points + num_missing, seed=generator)
@@ -91,14 +93,15 @@ def scan(mesh: Any, num_points: int, generator: np.random.Generator) -> np.ndarr
 
 
 def shapes(clouds_per_class: int, seed: int, num_points: int = NUM_POINTS) -> Dataset:
-    """Makes the data set: columns `points`, (`num_points`, 3) float32, and `label`.
+    """Makes the data set, with the columns `points`, (`num_points`, 3) float32, and `label`.
 
     Args:
-        clouds_per_class: of each of the twelve.
-        seed: the same makes the same clouds, another makes others.
+        clouds_per_class: Number of clouds of each of the twelve solids.
+        seed: Seed of all random choices.
+        num_points: Number of points of a cloud.
 
     Raises:
-        ImportError: trimesh is not installed.
+        ImportError: If trimesh is not installed.
     """
     clouds, labels = [], []
     for label, name in enumerate(MAKERS):

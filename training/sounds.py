@@ -1,7 +1,8 @@
-"""A data set of sounds that are made, not recorded: twelve kinds, of random pitch, level, onset and background.
+"""An embedded data set of synthetic sounds: twelve kinds, of random pitch, level, onset and background.
 
-Every clip is made from a seed of its own, so that it is the same every time, however many there are. Letters: T
-samples of a clip.
+Every clip has its own seed, so that it does not depend on the number of clips.
+
+Letters: T samples.
 """
 
 import io
@@ -13,22 +14,22 @@ from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 SAMPLING_RATE = 8000
 NUM_SAMPLES = 8192  # 1.024 s
-PEAK = 0.9  # of full scale, so that nothing is clipped
-FADE = 0.008  # seconds, at the beginning and the end of a sound, as a sudden start would be a click
+PEAK = 0.9  # of full scale, so that nothing clips
+FADE = 0.008  # seconds at both ends of a sound, as a sudden start would click
 HARMONICS = np.arange(1, 8)
-# The free bar's partials, as in a glockenspiel.
+# The partials of a free bar, as in a glockenspiel.
 BAR_PARTIALS = np.array([1.0, 2.756, 5.404])
 
 Generator = np.random.Generator
 
 
 def between(random: Generator, low: float, high: float) -> float:
-    """Log-uniform, as pitch and loudness are heard."""
+    """A log-uniform number, as pitch and loudness are heard."""
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 
 def sine(frequency: np.ndarray | float, time: np.ndarray, random: Generator) -> np.ndarray:
-    """A sine wave whose frequency, in hertz, may change over time, from a random phase."""
+    """A sine wave with a random phase, whose frequency in hertz may change over time."""
     phase = np.cumsum(np.broadcast_to(frequency, time.shape)) / SAMPLING_RATE
     return np.sin(2 * np.pi * (phase + random.random()))
 
@@ -58,7 +59,7 @@ def fall(random: Generator, time: np.ndarray) -> np.ndarray:
 
 
 def noise(random: Generator, time: np.ndarray, slope: float) -> np.ndarray:
-    """Noise whose power falls with frequency to the power of `slope`."""
+    """Noise whose power falls with the frequency to the power of `slope`."""
     frequencies = np.fft.rfftfreq(len(time), 1 / SAMPLING_RATE)
     spectrum = random.standard_normal(2 * len(frequencies)).view(complex)
     return np.fft.irfft(spectrum * np.maximum(frequencies, 20) ** (-slope / 2), len(time))
@@ -73,20 +74,20 @@ def rumble(random: Generator, time: np.ndarray) -> np.ndarray:
 
 
 def pluck(random: Generator, time: np.ndarray) -> np.ndarray:
-    """A string: harmonics that die away the faster the higher they are."""
+    """A string: harmonics that decay faster the higher they are."""
     pitch, decay = between(random, 100, 400), between(random, 4, 8)
     partials = [sine(k * pitch, time, random) / k * np.exp(-decay * k**0.5 * time) for k in HARMONICS]
     return np.sum(partials, axis=0)
 
 
 def bell(random: Generator, time: np.ndarray) -> np.ndarray:
-    """A struck bar: partials that are no harmonics."""
+    """A struck bar: inharmonic partials."""
     pitch, decay = between(random, 300, 650), between(random, 3, 6)
     return np.sum([sine(part * pitch, time, random) for part in BAR_PARTIALS], axis=0) * np.exp(-decay * time)
 
 
 def drum(random: Generator, time: np.ndarray) -> np.ndarray:
-    """A skin: a low pitch that drops while it dies away."""
+    """A skin: a low pitch that drops while it decays."""
     pitch, decay = between(random, 70, 140), between(random, 8, 16)
     return sine(pitch * (1 + np.exp(-20 * time)), time, random) * np.exp(-decay * time)
 
@@ -98,7 +99,7 @@ def clicks(random: Generator, time: np.ndarray) -> np.ndarray:
 
 
 def tremolo(random: Generator, time: np.ndarray) -> np.ndarray:
-    """A tone whose loudness swings."""
+    """A tone whose loudness oscillates."""
     swing = sine(between(random, 4, 10), time, random)
     return sine(between(random, 200, 2000), time, random) * (0.55 + 0.45 * swing)
 
@@ -126,10 +127,12 @@ def faded(sound: np.ndarray) -> np.ndarray:
 
 
 def make_clip(kinds: list[str], random: Generator) -> np.ndarray:
-    """A clip in which a sound of each of these kinds begins in the first quarter, over background noise that is 10 to
-    30 dB below one sound; of several, each is up to 6 dB below that.
+    """Makes a clip with a sound of each of these kinds, which begins in its first quarter, over background noise.
 
-    Returns: (T,) in [-1, 1], at `SAMPLING_RATE`.
+    The noise is 10 to 30 dB below a single sound. Each of several sounds is up to 6 dB quieter than a single one.
+
+    Returns:
+        (T,) in [-1, 1], at `SAMPLING_RATE`.
     """
     clip = noise(random, np.arange(NUM_SAMPLES) / SAMPLING_RATE, slope=random.uniform(0, 1))
     clip *= between(random, 10**-1.5, 10**-0.5) / np.sqrt(np.mean(clip**2))
@@ -142,7 +145,7 @@ def make_clip(kinds: list[str], random: Generator) -> np.ndarray:
 
 
 def wav_file(clip: np.ndarray) -> bytes:
-    """(T,) in [-1, 1] -> a WAV file of 16 bits."""
+    """(T,) in [-1, 1] -> a 16-bit WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -153,12 +156,16 @@ def wav_file(clip: np.ndarray) -> bytes:
 
 
 def sounds(num_clips: int, seed: int, is_multi_label: bool = False, max_mixed: int = 3) -> Dataset:
-    """Clips with one sound each, as many of every kind, or mixtures of up to `max_mixed` kinds.
+    """Makes clips with one sound each, in equal numbers of every kind, or mixtures of up to `max_mixed` kinds.
 
     Args:
-        seed: of the clips; another seed has other clips.
+        num_clips: Number of clips.
+        seed: Seed of all random choices.
+        is_multi_label: Whether to make mixtures.
+        max_mixed: Largest number of kinds in a mixture.
 
-    Returns: columns `audio`, WAV files that are not decoded, and `label`, a list of them for mixtures.
+    Returns:
+        The columns `audio`, undecoded WAV files, and `label`, which is a list for mixtures.
     """
     clips, labels = [], []
     for index in range(num_clips):
@@ -174,5 +181,5 @@ def sounds(num_clips: int, seed: int, is_multi_label: bool = False, max_mixed: i
     file = {"bytes": Value("binary"), "path": Value("string")}
     features = Features({"audio": file, "label": List(names) if is_multi_label else names})
     table = {"audio": clips, "label": labels if is_multi_label else [label for (label,) in labels]}
-    # Cast and not encoded, for which `datasets` wants torchcodec, though the files are ready.
+    # Cast, not encoded: `datasets` encodes with torchcodec, though the files are complete.
     return Dataset.from_dict(table, features=features).cast_column("audio", Audio(decode=False))

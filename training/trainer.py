@@ -1,25 +1,30 @@
-"""transformers' Trainer, with what training a classifier needs besides."""
+"""transformers' Trainer with an objective, batch augmentation, timm's optimisers and a Ctrl-C that loses nothing."""
 
+import signal
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .arguments import ClassificationTrainingArguments
-from .problem_types import ProblemType
+from .arguments import PerceiverTrainingArguments
+from .modality import Batch
+from .objective import Objective
 
 
-class ClassificationTrainer(Trainer):
+class PerceiverTrainer(Trainer):
     """A Trainer that augments batches, uses timm's optimisers, and leaves the model card to the caller.
 
     Args:
-        problem: what the labels are; gives loss and metrics.
-        augment_batch: the inputs of a training step -> the same, varied; labels may become probabilities.
-        weights: of each training example, how often it is drawn, with replacement; `None` draws each once an epoch.
+        objective: What is predicted; gives loss, metrics and collator.
+        targets: What `objective.load_targets` returned.
+        batch_transform: Augments the batch of a training step; it may turn labels into probabilities.
+        sample_weights: How often each training example is drawn, with replacement; `None` draws each once per epoch.
 
     The other arguments are the Trainer's.
     """
@@ -27,16 +32,17 @@ class ClassificationTrainer(Trainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        args: ClassificationTrainingArguments,
+        args: PerceiverTrainingArguments,
         processing_class: Any,
         train_dataset: Dataset | list,
         eval_dataset: Dataset | list,
-        problem: ProblemType,
-        augment_batch: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        weights: np.ndarray | None = None,
+        objective: Objective,
+        targets: Any,
+        batch_transform: Callable[[Batch], Batch] | None = None,
+        sample_weights: np.ndarray | None = None,
         **kwargs: Any,
     ):
-        self.augment_batch, self.weights = augment_batch, weights
+        self.batch_transform, self.sample_weights = batch_transform, sample_weights
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
         super().__init__(
@@ -45,35 +51,74 @@ class ClassificationTrainer(Trainer):
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_loss_func=problem.loss(args.label_smoothing_factor, augment_batch is not None),
-            compute_metrics=lambda outputs: problem.scores(
-                np.asarray(outputs.predictions), np.asarray(outputs.label_ids)
+            data_collator=objective.collator(targets),
+            compute_loss_func=objective.loss(targets, args.label_smoothing_factor, batch_transform is not None),
+            compute_metrics=lambda outputs: objective.metrics(
+                np.asarray(outputs.predictions), np.asarray(outputs.label_ids), targets
             ),
-            preprocess_logits_for_metrics=problem.reduce,
+            preprocess_logits_for_metrics=partial(objective.reduce, targets=targets),
             **kwargs,
         )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self.weights is None:
+        if self.sample_weights is None:
             return super()._get_train_sampler(train_dataset)
         generator = torch.Generator().manual_seed(self.args.seed)  # the same in every process
-        return WeightedRandomSampler(self.weights.tolist(), len(self.weights), generator=generator)
+        return WeightedRandomSampler(self.sample_weights.tolist(), len(self.sample_weights), generator=generator)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        """As the Trainer's, on the augmented batch."""
-        if self.augment_batch is not None:
-            inputs = self.augment_batch(inputs)
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
+        """Runs the Trainer's step on the augmented batch."""
+        if self.batch_transform is not None:
+            inputs = self.batch_transform(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leaves the caller's card as it is; the Trainer would write its own before it pushes."""
+        """Keeps the caller's card, which the Trainer would overwrite before it pushes."""
 
 
-def timm_optimizer(args: ClassificationTrainingArguments) -> tuple[Any, dict[str, Any]]:
-    """timm's optimiser by name, with the Trainer's learning rate and, where it is an Adam, its betas and epsilon.
+class StopOnInterrupt(TrainerCallback):
+    """Ends training with a checkpoint after the step in which Ctrl-C was pressed; pressed again, it ends at once.
+
+    Attributes:
+        was_interrupted: Whether it was pressed.
+    """
+
+    def __init__(self):
+        self.was_interrupted = False
+        self._previous_handler = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Takes over Ctrl-C."""
+        # Python lets only the main thread handle signals; elsewhere Ctrl-C ends the run as usual.
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, signum, frame):
+        if self.was_interrupted:
+            raise KeyboardInterrupt
+        self.was_interrupted = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Saves and stops if Ctrl-C was pressed."""
+        if self.was_interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def restore(self):
+        """Gives Ctrl-C its former meaning back."""
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
+
+
+def timm_optimizer(args: PerceiverTrainingArguments) -> tuple[Any, dict[str, Any]]:
+    """Finds timm's optimiser by name.
+
+    Returns:
+        Its class, and its options: the Trainer's learning rate and, for a kind of Adam, its betas and epsilon.
 
     Raises:
-        ValueError: if timm has none of that name.
+        ValueError: If timm has none of that name.
     """
     from timm.optim import get_optimizer_class, get_optimizer_info
 

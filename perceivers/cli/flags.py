@@ -1,0 +1,147 @@
+"""Flags from dataclasses, recipes, and the task that they are about, for `train` and `evaluate`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, TrainingArguments
+
+from perceivers.cli.errors import UsageError, one_line
+from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
+from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
+from perceivers.training.recipe import read_recipe, recipe_to_argv
+from perceivers_cli import CommandParser, built_in_recipes, did_you_mean
+
+# Never recorded: secrets, and what belongs to one run only.
+UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint")
+
+
+class FlagParser(CommandParser, HfArgumentParser):
+    """A parser with a flag for every field of the dataclasses; errors are one line."""
+
+    def __init__(self, *dataclasses: Any, **kwargs: Any):
+        super().__init__(dataclasses, allow_abbrev=False, **kwargs)
+
+    def _parse_dataclass_field(self, parser: Any, field: Any) -> None:  # type: ignore[override]
+        """Adds a flag. Those that transformers defines are in their own group, the last."""
+        if TrainingArguments.__dataclass_fields__.get(field.name) is field:
+            title = "Training, by transformers"
+            known = (group for group in self._action_groups if group.title == title)
+            parser = next(known, None) or self.add_argument_group(title)
+        super()._parse_dataclass_field(parser, field)
+
+    def flags(self) -> list[str]:
+        """Names of the flags, without dashes."""
+        return [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
+
+    def parse_argv(self, argv: list[str]) -> argparse.Namespace:
+        """Parses the arguments.
+
+        Raises:
+            UsageError: For a flag that does not exist; the message has the closest one.
+        """
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            name = unknown[0].lstrip("-").split("=")[0]
+            hint = did_you_mean(name, self.flags()) if unknown[0].startswith("-") else " (a recipe comes first)"
+            self.error(f"unknown argument {unknown[0].split('=')[0]}{hint}")
+        return namespace
+
+    def recorded(self, namespace: argparse.Namespace) -> dict[str, Any]:
+        """The values that differ from the defaults: a recipe that repeats the run."""
+        defaults = vars(self.parse_args([]))
+        recipe = {
+            name: value
+            for name, value in vars(namespace).items()
+            if value != defaults[name] and value is not None and name not in UNRECORDED
+        }
+        return {
+            name: parse_assignments(value, name) if name in ASSIGNMENTS else value for name, value in recipe.items()
+        }
+
+    def to_dataclasses(self, namespace: argparse.Namespace) -> tuple[Any, ...]:
+        """The values as instances of the dataclasses."""
+        return self.parse_dict(vars(namespace))
+
+
+def find_recipe(name: str) -> Path:
+    """Finds the file of a recipe, given by its path or by the name of a built-in one.
+
+    Raises:
+        UsageError: If there is no such recipe.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise UsageError(f"There is no recipe {name}.")
+        return path
+    recipes = built_in_recipes()
+    if name not in recipes:
+        raise UsageError(f"There is no recipe {name!r}; built in are {', '.join(recipes)}.")
+    return recipes[name]
+
+
+def load_recipe(path: Path | None) -> dict[str, Any]:
+    """Reads a recipe; it is empty if there is no path.
+
+    Raises:
+        UsageError: If it is not YAML.
+    """
+    try:
+        return {} if path is None else read_recipe(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def recipe_argv(path: Path, flags: list[str]) -> list[str]:
+    """Reads a recipe as command-line arguments.
+
+    Args:
+        path: The recipe.
+        flags: Names of all flags, without dashes.
+
+    Raises:
+        UsageError: If it is not YAML or has an unknown key; the message has the closest one.
+    """
+    recipe = load_recipe(path)
+    if unknown := [name for name in recipe if name not in flags]:
+        raise UsageError(f"The recipe has an unknown key `{unknown[0]}`{did_you_mean(str(unknown[0]), flags)}.")
+    return recipe_to_argv(recipe)
+
+
+def task_from_argv(argv: list[str], recipe: dict[str, Any]) -> Task:
+    """Finds the task before the flags are known, which depend on it.
+
+    It is the one that `--task` or the recipe names, else the one that has the built-in data set, else the first.
+
+    Raises:
+        UsageError: For a task that does not exist.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("task", "dataset_name"):
+        parser.add_argument(f"--{flag}", default=recipe.get(flag))
+    known = parser.parse_known_args(argv)[0]
+    if known.task is None:
+        return task_for_dataset(known.dataset_name)
+    try:
+        return task_named(known.task)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConfig]:
+    """Finds the task of a saved model.
+
+    Returns:
+        The task, and the model's configuration.
+
+    Raises:
+        ValueError: If there is no such model, or it is for none of the tasks.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(
+            f"`{model}` is neither a folder with a model nor reachable on the Hub: {one_line(error)}"
+        ) from error
+    return task_for_model(model, config), config

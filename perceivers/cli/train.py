@@ -1,0 +1,332 @@
+"""Train a Perceiver to classify images, audio or point clouds.
+
+Without arguments: on scikit-learn's handwritten digits, by the built-in recipe `digits`.
+
+A recipe, which is a YAML file or the name of a built-in one, comes first; `--list` shows those. Flags override it.
+`--task` decides which flags there are for the data and its augmentation.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+import perceivers
+from perceivers.cli.errors import UsageError, UserError
+from perceivers.cli.flags import FlagParser, find_recipe, load_recipe, recipe_argv, task_from_argv
+from perceivers.tasks import Task
+from perceivers.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    PerceiverTrainingArguments,
+    parse_assignments,
+)
+from perceivers.training.datasets import Examples, ExampleTransform, load_examples
+from perceivers.training.model_card import CardFacts, draw_curves, write_card
+from perceivers.training.recipe import write_recipe
+from perceivers.training.trainer import PerceiverTrainer, StopOnInterrupt
+
+CURVES = "training_curves.png"
+RECIPE = "recipe.yaml"
+
+
+def parse(prog: str, argv: list[str]) -> argparse.Namespace:
+    """Reads the recipe and the flags.
+
+    Returns:
+        `task`; the dataclasses `model`, `data`, `augmentation` and `training`; and `recipe`, which repeats the run.
+
+    Raises:
+        UsageError: For an unknown recipe or flag, or a wrong value.
+    """
+    # Take the recipe off
+    has_recipe = bool(argv) and not argv[0].startswith("-")
+    path, argv = (find_recipe(argv[0]), argv[1:]) if has_recipe else (None, argv)
+    # Find the task's flags
+    task = task_from_argv(argv, load_recipe(path))
+    parser = FlagParser(
+        ModelArguments,
+        task.modality.data_arguments,
+        task.modality.augmentation_arguments,
+        PerceiverTrainingArguments,
+        prog=prog,
+        usage=f"{prog} [RECIPE] [--FLAG VALUE ...]\n       {prog} --list",
+        description=__doc__,
+    )
+    parser.set_defaults(task=task.name)
+    # Parse what was typed
+    namespace = parser.parse_argv(argv)
+    # Fall back on a built-in recipe
+    chooses_model = namespace.model_name_or_path or namespace.variant or namespace.config
+    dataset = namespace.dataset_name or (None if namespace.train_dir else next(iter(task.recipes)))
+    if path is None and not chooses_model and (recipe := task.recipes.get(dataset or "")):
+        path = find_recipe(recipe)
+    # Parse again after the recipe
+    if path is not None:
+        namespace = parser.parse_argv(recipe_argv(path, parser.flags()) + argv)
+    recorded = {"task": task.name, **parser.recorded(namespace)}
+    # Convert and check values
+    try:
+        model, data, augmentation, training = parser.to_dataclasses(namespace)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    return argparse.Namespace(
+        task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
+    )
+
+
+def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[PreTrainedConfig, Any]:
+    """Loads both from the checkpoint, or makes new ones.
+
+    Raises:
+        ValueError: For unknown or contradicting fields, or if no flag chooses the model.
+        OSError: For a checkpoint that does not exist.
+    """
+    config_fields = parse_assignments(arguments.config, "config")
+    processor_fields = parse_assignments(arguments.processor, "processor")
+    config_class, auto_processor = task.modality.config_class, task.modality.auto_processor
+    if arguments.model_name_or_path:
+        if arguments.variant:
+            raise UsageError("`--variant` and `--model_name_or_path` exclude each other.")
+        origin: dict[str, Any] = {
+            "revision": arguments.model_revision,
+            "trust_remote_code": arguments.trust_remote_code,
+        }
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path, **origin, **config_fields)
+        if not task.supports(config):
+            raise UserError(
+                f"{arguments.model_name_or_path} is of type {config.model_type}, which has no model for {task.name}; "
+                "choose its task with `--task`."
+            )
+        return config, auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+    if arguments.variant:
+        config = config_class.from_variant(arguments.variant, **config_fields)
+    elif config_fields:
+        config = config_class(**config_fields)
+    else:
+        raise UsageError(
+            "Say which model to train: `--model_name_or_path`, `--config`, or `--variant`, one of "
+            f"{', '.join(config_class.variants)}."
+        )
+    return config, task.modality.make_processor(config, processor_fields)
+
+
+def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
+    """Makes or loads the model, with a new head if the checkpoint's does not fit the targets."""
+    task.objective.configure(config, targets)
+    auto_model = task.auto_model(config)
+    if not arguments.model_name_or_path:
+        return auto_model.from_config(config)
+    return auto_model.from_pretrained(
+        arguments.model_name_or_path,
+        config=config,
+        revision=arguments.model_revision,
+        trust_remote_code=arguments.trust_remote_code,
+        ignore_mismatched_sizes=True,
+    )
+
+
+def find_checkpoint(training: PerceiverTrainingArguments) -> str | None:
+    """Finds the checkpoint to resume from, or `None`; `last` and `true` are the last one in the output folder.
+
+    Raises:
+        UserError: If there is none, or if a new run would write into a folder that is in use.
+    """
+    folder, wanted = training.output_dir, training.resume_from_checkpoint
+    if wanted:
+        is_last = str(wanted).lower() in ("last", "true")
+        checkpoint = (get_last_checkpoint(folder) if os.path.isdir(folder) else None) if is_last else str(wanted)
+        if checkpoint is None or not os.path.isdir(checkpoint):
+            raise UserError(f"There is no checkpoint to resume from in {folder if is_last else wanted}.")
+        return checkpoint
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder} is a file; `--output_dir` needs a folder.")
+    if os.path.isdir(folder) and os.listdir(folder) and not training.overwrite_output_dir:
+        raise UserError(
+            f"The folder {folder} is not empty: choose another `--output_dir`, or add `--overwrite_output_dir`, or "
+            "`--resume_from_checkpoint last`."
+        )
+    return None
+
+
+def make_trainer(
+    arguments: argparse.Namespace, model: PreTrainedModel, processor: Any, examples: Examples
+) -> PerceiverTrainer:
+    """Puts augmentation, processor and data sets into a Trainer.
+
+    Raises:
+        UserError: If the Trainer refuses its arguments.
+    """
+    task: Task = arguments.task
+    data: DataArguments = arguments.data
+    training: PerceiverTrainingArguments = arguments.training
+    modality, objective, targets = task.modality, task.objective, examples.targets
+    config: Any = model.config
+    transform = modality.train_transform(processor, arguments.augmentation, config, objective.is_spatial)
+    eval_transform = modality.eval_transform(processor)
+    examples.train.set_transform(ExampleTransform(modality, objective, targets, transform))
+    examples.validation.set_transform(ExampleTransform(modality, objective, targets, eval_transform))
+    metric = str(training.metric_for_best_model).removeprefix("eval_")
+    if metric in objective.titles(targets) and "greater_is_better" not in arguments.recipe:
+        training.greater_is_better = objective.greater_is_better(metric)
+    try:
+        return PerceiverTrainer(
+            model=model,
+            args=training,
+            processing_class=processor,
+            train_dataset=list(examples.train) if data.cache_inputs and not transform.is_random else examples.train,
+            eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
+            objective=objective,
+            targets=targets,
+            batch_transform=modality.batch_transform(
+                processor,
+                arguments.augmentation,
+                training.per_device_train_batch_size,
+                config.num_labels,
+                objective.is_spatial,
+            ),
+            sample_weights=(
+                objective.sample_weights(examples.train, targets) if training.class_balanced_sampling else None
+            ),
+        )
+    except RuntimeError as error:  # raised for a program of `--report_to` that is not installed
+        raise UserError(str(error)) from error
+
+
+def train(trainer: PerceiverTrainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains and returns the Trainer's metrics of the training.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, with a checkpoint written, and the command that continues the run.
+    """
+    interruption = StopOnInterrupt()
+    trainer.add_callback(interruption)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    finally:
+        interruption.restore()
+    state, folder = trainer.state, trainer.args.output_dir
+    if interruption.was_interrupted and state.global_step < state.max_steps:
+        raise KeyboardInterrupt(
+            f"stopped at step {state.global_step} of {state.max_steps}; to go on: "
+            f"perceivers train {folder}/{RECIPE} --resume_from_checkpoint last"
+        )
+    return metrics
+
+
+def finish(
+    trainer: PerceiverTrainer, arguments: argparse.Namespace, model: PreTrainedModel, examples: Examples
+) -> dict[str, float]:
+    """Evaluates, and writes model, processor, results, curves and card into the output folder.
+
+    Returns:
+        The metrics of the evaluation.
+    """
+    task: Task = arguments.task
+    training: PerceiverTrainingArguments = arguments.training
+    objective, targets = task.objective, examples.targets
+    folder = Path(training.output_dir)
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return metrics
+    task.save_pipeline(model, trainer.processing_class, folder)
+    metric = objective.main_metric(targets)
+    draw_curves(trainer.state.log_history, f"eval_{metric}", objective.titles(targets)[metric], folder / CURVES)
+    facts = CardFacts(
+        name=folder.resolve().name,
+        task=task.name,
+        noun=task.modality.noun,
+        example=task.modality.example,
+        objective=objective,
+        targets=targets,
+        location=training.hub_model_id or str(folder),
+        dataset=examples.source,
+        dataset_id=arguments.data.dataset_name if is_on_hub(task, arguments.data) else None,
+        base_model=arguments.model.model_name_or_path,
+        num_parameters=model.num_parameters(),
+        num_train_examples=len(examples.train),
+        num_eval_examples=len(examples.validation),
+        metrics=metrics,
+        recipe=arguments.recipe,
+        versions={module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)},
+        curves=CURVES,
+    )
+    write_card(facts, folder)
+    return metrics
+
+
+def is_on_hub(task: Task, data: DataArguments) -> bool:
+    """Whether the name of the data set is one on the Hub."""
+    name = data.dataset_name
+    return name is not None and name not in task.modality.built_in and not os.path.exists(name)
+
+
+def print_what_next(arguments: argparse.Namespace, examples: Examples, results: dict[str, float]) -> None:
+    """Prints the result, and a command that tries the model."""
+    task: Task = arguments.task
+    modality, objective = task.modality, task.objective
+    folder = Path(arguments.training.output_dir)
+    if number := len(examples.unreadable):
+        print(f"Skipped {number} unreadable {modality.name if number == 1 else modality.noun}, listed above.")
+    metric = objective.main_metric(examples.targets)
+    title = objective.titles(examples.targets)[metric].capitalize()
+    value = objective.format_metric(metric, results[f"eval_{metric}"])
+    print(f"{title} on {len(examples.validation):,} held-out {modality.noun}: {value}")
+    example: Path | str = modality.example.upper()
+    if arguments.data.dataset_name in modality.built_in:
+        (value,) = modality.inputs(examples.validation.with_format(None)[:1])
+        example = modality.save_example(value, folder)
+    print(f"The model is in {folder}. Try it: perceivers predict {folder} {example}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, evaluates, writes everything into the output folder, and prints what to do next."""
+    task: Task = arguments.task
+    training: PerceiverTrainingArguments = arguments.training
+    checkpoint = find_checkpoint(training)
+    if training.cpu_threads is not None:
+        torch.set_num_threads(training.cpu_threads)
+    set_seed(training.seed)
+    config, processor = make_config_and_processor(task, arguments.model)
+    transform = task.modality.eval_transform(processor)
+    examples = load_examples(task.modality, task.objective, arguments.data, training.seed, transform=transform)
+    for line in examples.unreadable:
+        print(f"perceivers: warning: skipped {line}", file=sys.stderr)
+    set_seed(training.seed)  # loading the data may have drawn numbers; the weights must not depend on it
+    model = make_model(task, arguments.model, config, examples.targets)
+    perceivers.register_for_remote_code()
+
+    folder = Path(training.output_dir)
+    existed = folder.exists()
+    try:
+        trainer = make_trainer(arguments, model, processor, examples)
+        if training.overwrite_output_dir and checkpoint is None:
+            for stale in folder.glob("checkpoint-*"):
+                shutil.rmtree(stale)
+        if trainer.is_world_process_zero():
+            write_recipe(folder / RECIPE, arguments.recipe, "Repeat this run: perceivers train recipe.yaml")
+        metrics = train(trainer, checkpoint)
+    except BaseException:
+        if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE}:
+            shutil.rmtree(folder)
+        raise
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    results = finish(trainer, arguments, model, examples)
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        print_what_next(arguments, examples, results)
+    return 0

@@ -1,0 +1,249 @@
+"""`perceivers predict`: what it finds, what it says of broken files, and that it predicts what the model does."""
+
+import argparse
+import functools
+import http.server
+import json
+import threading
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import BertConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from perceivers import ImagePerceiverImageProcessor, ImagePerceiverImageProcessorPil
+from perceivers.cli.predict import add_arguments, find_files, run
+from perceivers.training.images import IMAGE_SUFFIXES
+from tests.models import tiny_image_model
+
+NAMES = {index: f"name {index}" for index in range(10)}
+LABELS = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}
+
+
+def predict(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def predict_json(capsys, *arguments) -> tuple[int, list[dict]]:
+    code = predict(*arguments, "--json", "--device", "cpu")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def save_image(path, seed: int = 0, size: tuple[int, int] = (20, 26)):
+    """Random pixels, (height, width)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_image_model(**LABELS).save_pretrained(folder)
+    ImagePerceiverImageProcessor(size=16, crop_size=18).save_pretrained(folder)
+    return folder
+
+
+def expected(image: PIL.Image.Image) -> tuple[str, float]:
+    """Label and score, computed without a pipeline."""
+    inputs = ImagePerceiverImageProcessor(size=16, crop_size=18)(image, return_tensors="pt")
+    with torch.no_grad():
+        score, index = tiny_image_model()(**inputs).logits.softmax(-1)[0].max(0)
+    return NAMES[index.item()], score.item()
+
+
+def assert_predicts(result: dict, image: PIL.Image.Image):
+    label, score = expected(image)
+    assert result["predictions"] == [{"label": label, "score": pytest.approx(score, abs=1e-5)}]
+
+
+def test_predicts_what_the_model_does_for_every_batch_size(model, tmp_path, capsys):
+    files = [save_image(tmp_path / f"{seed}.png", seed) for seed in range(5)]
+    for batch_size in (1, 2, 8):
+        code, results = predict_json(capsys, model, *files, "--batch_size", batch_size)
+        assert code == 0
+        assert [result["file"] for result in results] == [str(file) for file in files]
+        for result, file in zip(results, files, strict=True):
+            assert set(result) == {"file", "predictions"}
+            assert_predicts(result, PIL.Image.open(file))
+
+
+def test_table(model, tmp_path, capsys):
+    files = [save_image(tmp_path / name, seed) for seed, name in enumerate(["a.png", "long name.png"])]
+    assert predict(model, *files, "--top_k", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["file", "label", "score"]
+    assert lines[1].startswith(f"{files[0]} ") and lines[4].startswith(f"{files[1]} ")
+    assert lines[2].startswith(" ") and lines[2].split()[0] == "name"
+    scores = [float(line.split()[-1]) for line in lines[1:4]]
+    assert scores == sorted(scores, reverse=True)
+    label, score = expected(PIL.Image.open(files[0]))
+    assert lines[1].endswith(f"{label}  {score:.4f}")
+
+
+def test_top_k_above_the_number_of_labels_gives_all(model, tmp_path, capsys):
+    _, [result] = predict_json(capsys, model, save_image(tmp_path / "a.png"), "--top_k", 99)
+    assert {prediction["label"] for prediction in result["predictions"]} == set(NAMES.values())
+    assert sum(prediction["score"] for prediction in result["predictions"]) == pytest.approx(1)
+
+
+def test_broken_files_are_named_and_the_others_predicted(model, tmp_path, capsys):
+    good = save_image(tmp_path / "good.png", size=(60, 60))
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:2000])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+
+    assert predict(model, tmp_path, "--json") == 1
+    captured = capsys.readouterr()
+    results = {result["file"]: result for result in json.loads(captured.out)}
+    assert_predicts(results[str(good)], PIL.Image.open(good))
+    errors = [line for line in captured.err.splitlines() if line.startswith(str(tmp_path))]
+    assert len(errors) == 3
+    for name, reason in {"cut.png": "truncated", "empty.jpg": "format", "text.png": "format"}.items():
+        path = str(tmp_path / name)
+        assert results[path]["predictions"] == [] and reason in results[path]["error"]
+        assert f"{path}: {results[path]['error']}" in errors
+
+    assert predict(model, tmp_path) == 1
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_an_image_that_the_processor_refuses_does_not_take_its_batch_along(tmp_path, capsys):
+    tiny_image_model(num_channels=1).save_pretrained(tmp_path / "gray")
+    processor = ImagePerceiverImageProcessorPil(
+        size=16, crop_size=18, do_convert_rgb=False, image_mean=[0.5], image_std=[0.5]
+    )
+    processor.save_pretrained(tmp_path / "gray")
+    color = save_image(tmp_path / "color.png")
+    gray = tmp_path / "gray.png"
+    PIL.Image.open(color).convert("L").save(gray)
+
+    code, results = predict_json(capsys, tmp_path / "gray", gray, color, gray)
+    assert code == 1
+    assert "channels" in results[1]["error"]
+    assert results[0]["file"] == str(gray) and len(results) == 2  # each file once
+    inputs = processor(PIL.Image.open(gray), return_tensors="pt")
+    with torch.no_grad():
+        score = tiny_image_model(num_channels=1)(**inputs).logits.softmax(-1).max()
+    assert results[0]["predictions"][0]["score"] == pytest.approx(score.item(), abs=1e-5)
+
+
+def test_rotated_deep_and_palette_images(model, tmp_path, capsys):
+    image = PIL.Image.open(save_image(tmp_path / "upright.png"))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the orientation: stored turned by 90 degrees to the left
+    image.transpose(PIL.Image.Transpose.ROTATE_90).save(tmp_path / "rotated.png", exif=exif)
+    gray = np.asarray(image.convert("L"))
+    PIL.Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    palette = image.quantize(16)
+    palette.save(tmp_path / "palette.png")
+
+    same = {
+        "rotated.png": image,
+        "deep.png": PIL.Image.fromarray(gray).convert("RGB"),
+        "palette.png": palette.convert("RGB"),
+    }
+    code, results = predict_json(capsys, model, *(tmp_path / name for name in same))
+    assert code == 0
+    for result, reference in zip(results, same.values(), strict=True):
+        assert_predicts(result, reference)
+
+
+def test_url(model, tmp_path, capsys):
+    image = PIL.Image.open(save_image(tmp_path / "a.png"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        code, results = predict_json(capsys, model, f"{address}/a.png", f"{address}/missing.png")
+        server.shutdown()
+    assert code == 1
+    assert_predicts(results[0], image)
+    assert "404" in results[1]["error"]
+
+
+def test_a_model_of_transformers(tmp_path, capsys):
+    config = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    code, [result] = predict_json(capsys, tmp_path / "vit", save_image(tmp_path / "a.png"))
+    assert code == 0 and result["predictions"][0]["label"] in ("LABEL_0", "LABEL_1")
+
+
+class TestFindFiles:
+    @pytest.fixture
+    def tree(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("b/2.png", "b/1.JPG", "a.png", "b/c/3.webp", "b/notes.txt", "b/.hidden.png", "[x]/4.png"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    @pytest.mark.parametrize(
+        ("patterns", "found"),
+        [
+            (["a.png"], ["a.png"]),
+            (["b/notes.txt"], ["b/notes.txt"]),
+            (["b/.hidden.png"], ["b/.hidden.png"]),
+            (["b"], ["b/1.JPG", "b/2.png", "b/c/3.webp"]),
+            (["[x]"], ["[x]/4.png"]),
+            (["b/*.png"], ["b/2.png"]),
+            (["b/?.*"], ["b/1.JPG", "b/2.png"]),
+            (["**/*.png"], ["[x]/4.png", "a.png", "b/2.png"]),
+            (["b/**"], ["b/1.JPG", "b/2.png", "b/c/3.webp"]),
+            (["b/c*"], ["b/c/3.webp"]),
+            (["b/2.png", "b", "a.png"], ["b/2.png", "b/1.JPG", "b/c/3.webp", "a.png"]),
+            (["https://x.org/a", "a.png"], ["https://x.org/a", "a.png"]),
+        ],
+    )
+    def test_found(self, tree, patterns, found):
+        assert find_files(patterns, IMAGE_SUFFIXES) == found
+
+    @pytest.mark.parametrize("pattern", ["missing.png", "missing/*.png", "b/*.txt", "empty"])
+    def test_no_match(self, tree, tmp_path, pattern):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="No image matched") as error:
+            find_files(["a.png", pattern], IMAGE_SUFFIXES, "image")
+        assert f"`{pattern}`" in str(error.value)
+
+
+class TestRefusals:
+    @pytest.fixture
+    def image(self, tmp_path):
+        return save_image(tmp_path / "image.png")
+
+    @pytest.mark.parametrize("option", ["--top_k", "--batch_size"])
+    def test_numbers_below_one(self, model, image, option):
+        with pytest.raises(ValueError, match=f"`{option}` must be at least 1, got 0"):
+            predict(model, image, option, 0)
+
+    def test_device(self, model, image):
+        with pytest.raises(ValueError, match="The device `abacus` cannot be used"):
+            predict(model, image, "--device", "abacus")
+
+    def test_no_processor(self, image, tmp_path):
+        tiny_image_model().save_pretrained(tmp_path / "bare")
+        with pytest.raises(ValueError, match=r"bare` has no processor .* preprocessor_config.json"):
+            predict(tmp_path / "bare", image)
+
+    def test_no_model(self, image):
+        with pytest.raises(ValueError, match="missing` is neither a folder with a model nor reachable on the Hub"):
+            predict("./missing", image)
+
+    def test_model_for_another_task(self, image, tmp_path):
+        BertConfig().save_pretrained(tmp_path / "bert")
+        with pytest.raises(ValueError, match="of model type `bert`, which has no model for image-classification"):
+            predict(tmp_path / "bert", image)
+
+    def test_weights_without_a_head(self, image, tmp_path):
+        tiny_image_model().perceiver.save_pretrained(tmp_path / "body")
+        ImagePerceiverImageProcessor(size=16, crop_size=18).save_pretrained(tmp_path / "body")
+        with pytest.raises(ValueError, match=r"no weights for classifier\.bias, classifier\.weight"):
+            predict(tmp_path / "body", image)

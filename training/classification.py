@@ -1,0 +1,444 @@
+"""Classification, with one label per example or several: labels, loss, metrics and reports.
+
+The metrics for one label are those of `evaluate`, but without the Hub, which its own accuracy script needs. Those for
+several labels are AudioSet's: an average over the classes, each with its own ranking of all inputs (Gemmeke et al.,
+*Audio Set: An ontology and human-labeled dataset for audio events*, ICASSP 2017). The rows of both arrays are inputs
+and the columns classes; the first version of the Perceiver's paper swapped them and reported figures that were too
+high.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from scipy.stats import norm
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from .arguments import VALIDATION_NAMES
+from .modality import Modality
+from .objective import FolderFiles, Objective
+
+TOP = 5
+# With fewer classes, the right one is among the first five too often to tell models apart.
+MANY_CLASSES = 20
+# A perfect ranking has no finite d-prime, and JSON has no infinity; this one is shown as 6.72.
+LARGEST_AUC = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """The classes of a data set.
+
+    Attributes:
+        label_names: Names of the classes; a label is an index into them.
+        is_multi_label: Whether an example has a list of labels.
+    """
+
+    label_names: list[str]
+    is_multi_label: bool = False
+
+    @property
+    def problem_type(self) -> Literal["single_label_classification", "multi_label_classification"]:
+        """The name that transformers' configurations have for it."""
+        return "multi_label_classification" if self.is_multi_label else "single_label_classification"
+
+
+class Classification(Objective):
+    """One label per example, or several.
+
+    Predictions are the most probable classes (B, 1) or (B, 5), best first; for several labels, logits (B, num_labels).
+    """
+
+    prediction_columns = ("label", "score")
+
+    def candidates(self, features: Features) -> dict[str, list[str]]:
+        """The columns of class labels or, if there are none, those called `label` or `labels`."""
+        class_labels = [name for name, feature in features.items() if _is_class_label(feature)]
+        return {"label": class_labels or [name for name in ("label", "labels") if name in features]}
+
+    def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
+        """Finds the files of class folders.
+
+        If every class folder of the only folder is divided into `train` and `test` or the like, these are the splits.
+        """
+        files = {split: _class_files(modality, folder) for split, folder in folders.items()}
+        if list(files) == ["train"] and (divided := _divided(folders["train"], files["train"])):
+            files = divided
+        names = sorted({name for paths in files.values() for name in paths})
+        rows = {
+            split: [(str(path), {"label": name}) for name in names for path in paths.get(name, [])]
+            for split, paths in files.items()
+        }
+        return rows, {"label": ClassLabel(names=names)}
+
+    def load_targets(self, splits: DatasetDict) -> tuple[DatasetDict, ClassTargets]:
+        """Makes class labels of labels that are numbers or words, or lists of these; the same in all splits."""
+        splits = _to_class_labels(splits)
+        feature = splits["validation" if "validation" in splits else "train"].features["label"]
+        is_single = isinstance(feature, ClassLabel)
+        return splits, ClassTargets((feature if is_single else feature.feature).names, is_multi_label=not is_single)
+
+    def check_targets(self, targets: ClassTargets, source: str) -> None:
+        """Refuses a single class."""
+        names = targets.label_names
+        if len(names) < 2:
+            raise ValueError(f"A classifier needs at least two classes; {source} has {len(names)}: {names}.")
+
+    def configure(self, config: PreTrainedConfig, targets: ClassTargets) -> None:
+        """Sets the names of the labels and the problem type."""
+        config.id2label = dict(enumerate(targets.label_names))
+        config.label2id = {name: index for index, name in enumerate(targets.label_names)}
+        config.problem_type = targets.problem_type
+
+    def labels(self, rows: Mapping[str, list], targets: ClassTargets) -> dict[str, Any]:
+        """Classes, or for several labels (B, num_labels) zeros and ones."""
+        labels = rows["label"]
+        return {"labels": multi_hot(labels, len(targets.label_names)) if targets.is_multi_label else labels}
+
+    def sample_weights(self, dataset: Dataset, targets: ClassTargets) -> np.ndarray:
+        """The weights that draw every class equally often, see [`class_weights`]."""
+        return class_weights(dataset.with_format(None)["label"][:], len(targets.label_names))
+
+    def loss(self, targets: ClassTargets, label_smoothing: float, has_mixed_labels: bool) -> Callable | None:
+        """Cross-entropy where the model's own does not do.
+
+        Raises:
+            ValueError: If several labels per example are to be smoothed.
+        """
+        if targets.is_multi_label:
+            if label_smoothing:
+                raise ValueError(f"`--label_smoothing_factor` is for one label per example, got {label_smoothing}.")
+            return None
+        return SmoothedCrossEntropy(label_smoothing) if label_smoothing or has_mixed_labels else None
+
+    def merge_chunks(self, logits: torch.Tensor, targets: ClassTargets) -> torch.Tensor:
+        """(chunks, num_labels) -> (num_labels,), the logits of the mean of the chunks' scores."""
+        if targets.is_multi_label:
+            present, absent = (F.logsigmoid(sign * logits).logsumexp(dim=0) for sign in (1, -1))
+            return present - absent
+        return logits.log_softmax(dim=1).logsumexp(dim=0)
+
+    def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None, targets: ClassTargets) -> torch.Tensor:
+        """(B, num_labels) -> predictions."""
+        return logits.float() if targets.is_multi_label else most_probable(logits)
+
+    def references(self, dataset: Dataset, config: PreTrainedConfig, targets: ClassTargets) -> np.ndarray:
+        """(examples,) classes or, for several labels, (examples, num_labels) zeros and ones."""
+        id2label: dict[int, str] = config.id2label  # type: ignore[assignment]
+        ids = label_ids(targets.label_names, id2label)
+        labels = list(dataset["label"])
+        if targets.is_multi_label:
+            return multi_hot([ids[classes].tolist() for classes in labels], len(id2label))
+        return ids[np.array(labels)]
+
+    def metrics(self, predictions: np.ndarray, references: np.ndarray, targets: ClassTargets) -> dict[str, float]:
+        """Accuracy, or for several labels the scores of the ranking."""
+        return (ranking_scores if targets.is_multi_label else accuracy)(predictions, references)
+
+    def report(
+        self, predictions: np.ndarray, references: np.ndarray, config: PreTrainedConfig, targets: ClassTargets
+    ) -> dict[str, Any]:
+        """The figures of every class under `classes`; for one label also the confusion matrix."""
+        names = [config.id2label[index] for index in range(len(config.id2label))]  # type: ignore[index,arg-type]
+        if targets.is_multi_label:
+            return ranking_report(predictions, references, names)
+        return class_report(predictions[:, 0], references, names)
+
+    def table(self, results: dict[str, Any], targets: ClassTargets) -> str:
+        """A row per class."""
+        rows = results["classes"]
+        width = max(len("class"), *(len(row["label"]) for row in rows))
+        if not targets.is_multi_label:
+            lines = [f"{'class':<{width}}  precision   recall       F1   number"]
+            lines += [
+                f"{row['label']:<{width}}  {row['precision']:>9.2%} {row['recall']:>8.2%} {row['f1']:>8.2%} "
+                f"{row['number']:>8}"
+                for row in rows
+            ]
+            return "\n".join(lines)
+        lines = [f"{'class':<{width}}  average precision  ROC-AUC   number"]
+        for row in rows:
+            precision, area = (
+                "-" if row[key] is None else f"{row[key]:.2%}" for key in ("average_precision", "roc_auc")
+            )
+            lines.append(f"{row['label']:<{width}}  {precision:>17} {area:>8} {row['number']:>8}")
+        return "\n".join(lines)
+
+    def titles(self, targets: ClassTargets) -> dict[str, str]:
+        """Accuracies, or for several labels the scores of the ranking."""
+        if targets.is_multi_label:
+            return {
+                "mean_average_precision": "mean average precision",
+                "roc_auc": "area under the ROC curve",
+                "d_prime": "d-prime",
+            }
+        return {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy"}
+
+    def format_metric(self, key: str, value: float) -> str:
+        """A percentage; d-prime is a plain number."""
+        return f"{value:.3f}" if key == "d_prime" else super().format_metric(key, value)
+
+    def pipeline_options(self, top_k: int) -> dict[str, Any]:
+        """How many labels to return."""
+        return {"top_k": top_k}
+
+    def format_prediction(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row per label, best first."""
+        return [{"label": row["label"], "score": row["score"]} for row in output]
+
+    def card_sentence(self, noun: str, targets: ClassTargets) -> str:
+        """Such as "classifies images into 10 classes"."""
+        return f"classifies {noun} into {len(targets.label_names)} classes"
+
+
+CLASSIFICATION = Classification()
+
+
+def label_ids(label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
+    """The model's number for each class of a data set: matched by name, or unchanged if its labels have no names.
+
+    Raises:
+        ValueError: If the model lacks a class of the data set.
+    """
+    label2id = {name: index for index, name in id2label.items()}
+    is_unnamed = all(name == f"LABEL_{index}" for index, name in id2label.items())
+    if is_unnamed and len(label_names) <= len(id2label):
+        return np.arange(len(label_names))
+    if unknown := [name for name in label_names if name not in label2id]:
+        raise ValueError(f"The model has no class {unknown[0]!r}; its classes are {', '.join(label2id)}.")
+    return np.array([label2id[name] for name in label_names])
+
+
+def multi_hot(labels: list[list[int]], num_labels: int) -> np.ndarray:
+    """Lists of classes -> (inputs, num_labels) zeros and ones, float32 as the loss takes them."""
+    rows = np.zeros((len(labels), num_labels), np.float32)
+    for row, classes in zip(rows, labels, strict=True):
+        row[classes] = 1.0
+    return rows
+
+
+def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.ndarray:
+    """The weight of each example that draws every class equally often: one over the number of examples of its class.
+
+    With several labels, it is the mean over the example's classes, and 0 for an example that has none.
+
+    Returns:
+        (examples,)
+    """
+    rows = multi_hot([label if isinstance(label, list) else [label] for label in labels], num_labels)
+    return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel)
+
+
+def _to_class_labels(splits: DatasetDict) -> DatasetDict:
+    feature = next(iter(splits.values())).features["label"]
+    if _is_class_label(feature):
+        return splits
+    is_list = isinstance(feature, datasets.List)
+    single = feature.feature if is_list else feature
+    if not isinstance(single, Value) or not (single.dtype == "string" or "int" in single.dtype):
+        raise ValueError(f"Labels must be class labels, words or whole numbers, or lists of these, not {feature}.")
+    values = sorted(
+        {value for split in splits.values() for entry in split["label"] for value in (entry if is_list else [entry])}
+    )
+    names = ClassLabel(names=[str(value) for value in values])
+    if not is_list:
+        return splits.cast_column("label", Value("string")).cast_column("label", names)
+    index = {value: number for number, value in enumerate(values)}
+    features = Features({**next(iter(splits.values())).features, "label": datasets.List(names)})
+    return splits.map(lambda row: {"label": [index[value] for value in row["label"]]}, features=features)
+
+
+def _class_files(modality: Modality, folder: str) -> dict[str, list[Path]]:
+    """The files of each class folder and the folders below it, sorted and without hidden ones."""
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    class_folders = sorted(
+        entry for entry in Path(folder).absolute().iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not class_folders:
+        raise ValueError(f"{folder} has no class folders: it needs one folder of {modality.noun} for each class.")
+    return {
+        class_folder.name: sorted(
+            path
+            for path in class_folder.rglob("*")
+            if path.suffix.lower() in modality.suffixes and not path.name.startswith(".") and path.is_file()
+        )
+        for class_folder in class_folders
+    }
+
+
+def _divided(folder: str, files: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]] | None:
+    """The files by split, if every file of a class folder is in its folder `train` or in one to evaluate on."""
+    split_of = dict.fromkeys(VALIDATION_NAMES, "validation") | {"train": "train"}
+    divided: dict[str, dict[str, list[Path]]] = {"train": {}, "validation": {}}
+    for name, paths in files.items():
+        for path in paths:
+            part = path.relative_to(Path(folder).absolute() / name).parts[0]
+            if part not in split_of:
+                return None
+            divided[split_of[part]].setdefault(name, []).append(path)
+    return divided if all(divided.values()) else None
+
+
+@dataclass
+class SmoothedCrossEntropy:
+    """Cross-entropy of labels that are smoothed, or that mixup has turned into probabilities.
+
+    It divides by the examples of a whole optimiser step, so that accumulated gradients are those of one large batch.
+    The Trainer's own label smoothing does so only from transformers 5.2x on.
+
+    Attributes:
+        label_smoothing: The part of a label that is spread evenly over all classes.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __call__(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Computes the loss, for the Trainer's `compute_loss_func`.
+
+        Args:
+            outputs: Of the model, with `logits` (B, num_labels).
+            labels: (B,) classes, or (B, num_labels) probabilities.
+            num_items_in_batch: Examples of the optimiser step; `None` averages over this batch.
+        """
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        loss = F.cross_entropy(
+            outputs["logits"].float(), labels, label_smoothing=self.label_smoothing, reduction=reduction
+        )
+        return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+class TopClassAccuracy(evaluate.Metric):
+    """Accuracy, and top-5 accuracy if five or more classes are given per input.
+
+    Predictions are the most probable classes of each input, best first; references are the right classes.
+    """
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description="Accuracy of classification, and top-5 accuracy for many classes.",
+            citation="",
+            inputs_description="predictions: classes, most probable first; references: the right class.",
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        predictions, references = np.array(predictions), np.array(references)
+        scores = {"accuracy": float(accuracy_score(references, predictions[:, 0]))}
+        if predictions.shape[1] >= TOP:
+            scores["top5_accuracy"] = float((predictions[:, :TOP] == references[:, None]).any(axis=1).mean())
+        return scores
+
+
+def most_probable(logits: torch.Tensor) -> torch.Tensor:
+    """(B, num_labels) -> (B, 1), or (B, 5) for many classes."""
+    return logits.topk(TOP if logits.shape[-1] >= MANY_CLASSES else 1).indices
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """`accuracy` in 0..1, and `top5_accuracy` for many classes; see [`most_probable`]."""
+    return TopClassAccuracy().compute(predictions=predictions.tolist(), references=references.tolist())
+
+
+def class_report(predictions: np.ndarray, references: np.ndarray, label_names: list[str]) -> dict[str, Any]:
+    """Precision, recall and F1 of every class in 0..1, its number of inputs, and the confusion matrix.
+
+    The matrix has a row per right class and a column per predicted one.
+
+    Args:
+        predictions: (inputs,) classes.
+        references: (inputs,) classes.
+        label_names: Names of the classes.
+    """
+    classes = list(range(len(label_names)))
+    columns = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
+    rows = zip(label_names, *(column.tolist() for column in columns), strict=True)
+    return {
+        "classes": [
+            {"label": label, "precision": precision, "recall": recall, "f1": f1, "number": number}
+            for label, precision, recall, f1, number in rows
+        ],
+        "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),
+    }
+
+
+def d_prime(roc_auc: float) -> float:
+    """The distance, in standard deviations, of two normal distributions whose ROC curve has this area under it."""
+    return float(2**0.5 * norm.ppf(np.clip(roc_auc, 1 - LARGEST_AUC, LARGEST_AUC)))
+
+
+def ranking_by_class(scores: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision and area under the ROC curve of every class, NaN if it holds all inputs or none.
+
+    Args:
+        scores: (inputs, classes), higher for more probable classes.
+        references: (inputs, classes), zeros and ones.
+    """
+    precisions, areas = np.full((2, references.shape[1]), np.nan)
+    for index, (score, reference) in enumerate(zip(scores.T, references.T, strict=True)):
+        if 0 < reference.sum() < len(reference):
+            precisions[index] = average_precision_score(reference, score)
+            areas[index] = roc_auc_score(reference, score)
+    return precisions, areas
+
+
+def ranking_scores(scores: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """`mean_average_precision` and `roc_auc` in 0..1, averaged over classes, and `d_prime` of the averaged area.
+
+    The averages leave out classes that cannot be ranked. Arguments as for [`ranking_by_class`].
+
+    Raises:
+        ValueError: If no class has both inputs that belong to it and inputs that do not.
+    """
+    precisions, areas = ranking_by_class(scores, references)
+    if np.isnan(areas).all():
+        raise ValueError("No class can be ranked: each belongs to all inputs, or to none.")
+    roc_auc = float(np.nanmean(areas))
+    return {
+        "mean_average_precision": float(np.nanmean(precisions)),
+        "roc_auc": roc_auc,
+        "d_prime": d_prime(roc_auc),
+    }
+
+
+def ranking_report(scores: np.ndarray, references: np.ndarray, label_names: list[str]) -> dict[str, Any]:
+    """Average precision, area under the ROC curve and number of inputs of every class.
+
+    The first two are `None` if the class cannot be ranked. Arguments as for [`ranking_by_class`].
+    """
+    columns = (*ranking_by_class(scores, references), references.sum(axis=0))
+    rows = zip(label_names, *(column.tolist() for column in columns), strict=True)
+    return {
+        "classes": [
+            {
+                "label": label,
+                "average_precision": None if np.isnan(precision) else precision,
+                "roc_auc": None if np.isnan(area) else area,
+                "number": int(number),
+            }
+            for label, precision, area, number in rows
+        ]
+    }

@@ -1,0 +1,220 @@
+"""Examples of any modality and objective: from built-in data sets, from folders, or by `datasets.load_dataset`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from sklearn.model_selection import train_test_split
+
+from .arguments import VALIDATION_NAMES, DataArguments
+from .modality import Modality, Transform
+from .objective import Objective
+
+
+@dataclass
+class Examples:
+    """Examples to train and to evaluate on.
+
+    Their inputs are in the columns of the modality, their targets in those of the objective.
+
+    Attributes:
+        train: Training examples; `None` if only an evaluation was asked for.
+        validation: Examples to evaluate on.
+        targets: What the objective needs to know of the targets.
+        source: What to call the data set in a sentence.
+        unreadable: The files that were skipped, each with the reason.
+    """
+
+    train: Dataset
+    validation: Dataset
+    targets: Any
+    source: str
+    unreadable: list[str]
+
+
+@dataclass
+class ExampleTransform:
+    """Turns rows of a data set into the model's arguments; for `datasets.Dataset.set_transform`.
+
+    Attributes:
+        modality: Modality of the inputs.
+        objective: What is predicted.
+        targets: What `objective.load_targets` returned.
+        transform: Turns inputs into tensors.
+    """
+
+    modality: Modality
+    objective: Objective
+    targets: Any
+    transform: Transform
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
+        """Transforms a batch of rows."""
+        return {**self.transform(self.modality.inputs(rows)), **self.objective.labels(rows, self.targets)}
+
+
+def load_examples(
+    modality: Modality,
+    objective: Objective,
+    arguments: DataArguments,
+    seed: int,
+    is_training: bool = True,
+    transform: Transform | None = None,
+) -> Examples:
+    """Loads the examples that the arguments choose.
+
+    Args:
+        modality: Modality of the inputs.
+        objective: What is predicted.
+        arguments: Flags of the data.
+        seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
+        is_training: Whether training examples are needed too.
+        transform: What each input will go through; files of a folder that fail in it are skipped.
+
+    Raises:
+        OSError: For a folder or data set that does not exist.
+        ValueError: For columns, labels or folders that cannot be trained on.
+    """
+    unreadable: list[str] = []
+    if arguments.train_dir or arguments.validation_dir:
+        if is_training and not arguments.train_dir:
+            raise ValueError("`--validation_dir` needs a `--train_dir` beside it.")
+        check = transform if arguments.check_files else None
+        splits = _load_folders(modality, objective, arguments, check, unreadable)
+        source = f"folder {arguments.train_dir or arguments.validation_dir}"
+    elif (name := str(arguments.dataset_name)) in modality.built_in:
+        makers, source = modality.built_in[name], f"the built-in data set {name}"
+        wanted = makers if is_training or "validation" not in makers else ["validation"]
+        made = DatasetDict({split: makers[split]() for split in wanted})
+        splits = _rename_columns(modality, objective, made, arguments)
+    else:
+        splits, source = _rename_columns(modality, objective, _load_named(arguments, is_training), arguments), name
+    splits, targets = objective.load_targets(splits)
+    if is_training:
+        objective.check_targets(targets, source)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = stratified_split(
+            splits["train"], arguments.validation_fraction, arguments.split_seed
+        )
+    return Examples(
+        train=_at_most(splits["train"], arguments.max_train_samples, seed) if is_training else None,
+        validation=_at_most(splits["validation"], arguments.max_eval_samples, seed),
+        targets=targets,
+        source=source,
+        unreadable=unreadable,
+    )
+
+
+def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Splits off `fraction` of every class or, where examples have no single class, of the whole data set.
+
+    Returns:
+        The rest, and what was split off.
+
+    Raises:
+        ValueError: If a class has a single example, or the split would have fewer examples than there are classes.
+    """
+    strata = np.array(dataset["label"]) if isinstance(dataset.features.get("label"), ClassLabel) else None
+    try:
+        rest, held_out = train_test_split(
+            np.arange(len(dataset)), test_size=fraction, stratify=strata, random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"Cannot hold out {fraction:.0%} of {len(dataset)} examples for evaluation: {error}"
+        ) from error
+    return dataset.select(rest), dataset.select(held_out)
+
+
+def _load_named(arguments: DataArguments, is_training: bool) -> DatasetDict:
+    loaded = datasets.load_dataset(arguments.dataset_name, arguments.dataset_config_name)
+    if "train" not in loaded and is_training:
+        raise ValueError(f"{arguments.dataset_name} has no split `train`; its splits are {', '.join(loaded)}.")
+    validation = next((name for name in VALIDATION_NAMES if name in loaded), None)
+    splits = {"train": loaded["train"]} if "train" in loaded else {}
+    if validation:
+        splits["validation"] = loaded[validation]
+    if not splits:
+        raise ValueError(f"{arguments.dataset_name} has no split to evaluate on; its splits are {', '.join(loaded)}.")
+    return DatasetDict(splits)
+
+
+def _load_folders(
+    modality: Modality,
+    objective: Objective,
+    arguments: DataArguments,
+    check: Transform | None,
+    unreadable: list[str],
+) -> DatasetDict:
+    given = {"train": arguments.train_dir, "validation": arguments.validation_dir}
+    folders = {split: folder for split, folder in given.items() if folder}
+    files, target_features = objective.list_files(modality, folders)
+    features = Features({**dict.fromkeys(modality.columns, Value("string")), **target_features})
+    splits = {}
+    for split, rows in files.items():
+        if not rows:
+            suffixes = ", ".join(sorted(modality.suffixes))
+            raise ValueError(f"Found no {modality.noun} in {given[split]}: no file ends in {suffixes}.")
+        kept = rows if check is None else [row for row in rows if _is_readable(modality, row[0], check, unreadable)]
+        if not kept:
+            raise ValueError(f"None of {len(rows)} {modality.noun} can be read; the first: {unreadable[0]}")
+        table: dict[str, list] = {column: [path for path, _ in kept] for column in modality.columns}
+        table |= {column: [targets[column] for _, targets in kept] for column in target_features}
+        splits[split] = Dataset.from_dict(table, features=features)
+        for column, feature in modality.columns.items():
+            # Cast, not encoded: `datasets` encodes with decoders that reading may do without.
+            splits[split] = splits[split].cast_column(column, feature)
+    return DatasetDict(splits)
+
+
+def _is_readable(modality: Modality, path: str, check: Callable[[list], Any], unreadable: list[str]) -> bool:
+    try:
+        check([modality.example_from_file(path)])
+    except Exception as error:  # a broken file can raise anything in its decoder
+        reason = " ".join(str(error).split()) or type(error).__name__
+        unreadable.append(reason if path in reason else f"{path}: {reason}")
+        return False
+    return True
+
+
+def _rename_columns(
+    modality: Modality, objective: Objective, splits: DatasetDict, arguments: DataArguments
+) -> DatasetDict:
+    """Selects the columns of inputs and targets, and renames them to our names."""
+    features = next(iter(splits.values())).features
+    candidates = {
+        column: [name for name, feature in features.items() if modality.accepts(column, feature)]
+        for column in modality.columns
+    }
+    candidates |= objective.candidates(features)
+    found = {
+        column: arguments.column_name(column) or _only_candidate(column, names, features)
+        for column, names in candidates.items()
+    }
+    for column, name in found.items():
+        if name not in features:
+            raise ValueError(f"There is no {column} column {name!r}; the columns are {', '.join(features)}.")
+    for column in modality.columns:
+        if not modality.accepts(column, features[found[column]]):
+            raise ValueError(f"Column {found[column]!r} does not hold {modality.noun}, but {features[found[column]]}.")
+    splits = splits.select_columns(list(found.values()))
+    return modality.cast_columns(splits.rename_columns({name: column for column, name in found.items()}))
+
+
+def _only_candidate(column: str, candidates: list[str], features: Features) -> str:
+    if len(candidates) != 1:
+        found = f"found {', '.join(candidates)}" if candidates else "found none"
+        raise ValueError(
+            f"Cannot tell which column holds the {column}s ({found}); choose one with `--{column}_column_name`: "
+            f"{', '.join(features)}."
+        )
+    return candidates[0]
+
+
+def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.shuffle(seed=seed).select(range(limit))

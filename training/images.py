@@ -1,0 +1,354 @@
+"""Images: their flags, files, columns and transforms, and scikit-learn's handwritten digits.
+
+timm and torchvision do most of the augmentation. They are imported on use, so that a run without augmentation does not
+need them.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL.Image import Image as PilImage
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_transforms import convert_to_rgb
+
+from perceivers.modeling.configuration_image_perceiver import ImagePerceiverConfig
+from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_pil_image
+from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
+from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
+
+from .arguments import AUGMENTATION_GROUP, DataArguments
+from .modality import Batch, Modality, Transform
+
+DIGITS = "digits"
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+# The paper's evaluation crop: 224 of 256 pixels of the short side.
+CROP = 256 / 224
+
+
+@dataclass
+class ImageDataArguments(DataArguments):
+    """Which images and labels to use. The default is scikit-learn's handwritten digits, which need no download."""
+
+    image_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the images. The default finds the only one of that type."}
+    )
+
+
+@dataclass
+class ImageAugmentationArguments:
+    """How to vary training images; everything is off by default."""
+
+    _argument_group_name = AUGMENTATION_GROUP
+
+    random_resized_crop: float | None = field(
+        default=None,
+        metadata={"help": "Smallest fraction of the area that a random crop keeps; 0.08 for ImageNet."},
+    )
+    horizontal_flip: float = field(default=0.0, metadata={"help": "Probability of mirroring."})
+    rotation: float = field(default=0.0, metadata={"help": "Largest rotation to either side, in degrees."})
+    translation: float = field(
+        default=0.0, metadata={"help": "Largest shift along each axis, as a fraction of the size."}
+    )
+    scaling: float = field(default=0.0, metadata={"help": "Largest growth or shrinkage, as a fraction of the size."})
+    shear: float = field(default=0.0, metadata={"help": "Largest shear to either side, in degrees."})
+    rand_augment: str | None = field(
+        default=None, metadata={"help": "RandAugment in timm's notation: `rand-m5-n4` is magnitude 5, 4 operations."}
+    )
+    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup."})
+    cutmix: float = field(
+        default=0.0, metadata={"help": "Alpha of CutMix; together with mixup, each gets half of the batches."}
+    )
+
+    def __post_init__(self):
+        if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
+            raise ValueError(f"`--random_resized_crop` must be above 0 and at most 1, got {self.random_resized_crop}.")
+        if self.rand_augment is not None and not self.rand_augment.startswith("rand-"):
+            raise ValueError(f"`--rand_augment` is written as in rand-m5-n4, got {self.rand_augment!r}.")
+        for name, limit in (("horizontal_flip", 1.0), ("translation", 1.0), ("scaling", 0.99)):
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"`--{name}` must be in [0, {limit}], got {getattr(self, name)}.")
+        for name in ("rotation", "shear", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`--{name}` must not be negative, got {getattr(self, name)}.")
+
+    def check_targets_stay(self) -> None:
+        """Refuses what would move or mix images without their spatial targets.
+
+        Raises:
+            ValueError: If a flag asks for it.
+        """
+        if asked := [name for name, default in vars(type(self)()).items() if getattr(self, name) != default]:
+            raise ValueError(f"`--{asked[0]}` would change the images without their targets, which have positions.")
+
+
+@dataclass
+class RandomAffine:
+    """Rotates, shifts, scales and shears every image of a batch, each uniformly up to a limit to either side.
+
+    Interpolation is bilinear, as shifts by whole pixels are too coarse for small images. Beyond the border, the image
+    repeats its border pixels.
+
+    Attributes:
+        rotation: In degrees.
+        translation: As a fraction of the width and of the height.
+        scaling: As a fraction of the size.
+        shear: In degrees.
+    """
+
+    rotation: float
+    translation: float
+    scaling: float
+    shear: float
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        height, width = images.shape[2:]
+        limits = torch.tensor([self.rotation, self.shear, self.scaling, 2 * self.translation, 2 * self.translation])
+        angle, shear, scale, right, down = (2 * torch.rand(5, len(images)) - 1) * limits[:, None]
+        angle, shear, scale = angle.deg2rad(), shear.deg2rad().tan(), 1 + scale
+        cosine, sine = angle.cos() / scale, angle.sin() / scale
+        # Where a pixel of the result comes from. Coordinates are in [-1, 1] on both axes, so the sides' ratio enters.
+        rows = [
+            [cosine + sine * shear, (sine - cosine * shear) * height / width, right],
+            [-sine * width / height, cosine, down],
+        ]
+        maps = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1).to(images)
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def make_affine(arguments: ImageAugmentationArguments) -> RandomAffine | None:
+    """Makes the affine map of batches, or returns `None` if no flag asks for one."""
+    limits = (arguments.rotation, arguments.translation, arguments.scaling, arguments.shear)
+    return RandomAffine(*limits) if any(limits) else None
+
+
+def make_image_augmentation(
+    arguments: ImageAugmentationArguments, height: int, width: int, is_gray: bool = False
+) -> Callable[[PilImage], PilImage] | None:
+    """Makes random crop, flip and RandAugment of an image, in this order; `None` if no flag asks for one.
+
+    Args:
+        arguments: The flags.
+        height: Height of the images that a random crop returns.
+        width: Their width.
+        is_gray: Whether images have one channel.
+    """
+    if not (arguments.random_resized_crop or arguments.horizontal_flip or arguments.rand_augment):
+        return None
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+    from torchvision import transforms
+
+    steps: list[Callable[[PilImage], PilImage]] = []
+    if arguments.random_resized_crop:
+        steps.append(
+            RandomResizedCropAndInterpolation(
+                (height, width), scale=(arguments.random_resized_crop, 1.0), interpolation="bicubic"
+            )
+        )
+    if arguments.horizontal_flip:
+        steps.append(transforms.RandomHorizontalFlip(arguments.horizontal_flip))
+    if arguments.rand_augment:
+        # Uncovered pixels get the middle of the range, in as many channels as the image has.
+        steps.append(rand_augment_transform(arguments.rand_augment, {"img_mean": 128 if is_gray else (128,) * 3}))
+    return transforms.Compose(steps)
+
+
+def make_mixup(arguments: ImageAugmentationArguments, batch_size: int, num_labels: int) -> Callable | None:
+    """Makes timm's mixup and CutMix, `(images, labels) -> (images, probabilities)`; `None` if no flag asks for them.
+
+    Raises:
+        ValueError: If the batch size is odd, as images are mixed in pairs.
+    """
+    if not (arguments.mixup or arguments.cutmix):
+        return None
+    if batch_size % 2:
+        raise ValueError(
+            f"Mixup and CutMix mix pairs, so `--per_device_train_batch_size` must be even, got {batch_size}."
+        )
+    from timm.data import Mixup
+
+    # The loss smooths the labels.
+    return Mixup(
+        mixup_alpha=arguments.mixup, cutmix_alpha=arguments.cutmix, label_smoothing=0.0, num_classes=num_labels
+    )
+
+
+@dataclass
+class ImageTransform(Transform):
+    """Turns a list of images into tensors for the model.
+
+    Attributes:
+        processor: The image processor.
+        augmentation: Applied to each PIL image before the processor; `None` for evaluation.
+        options: Arguments of the processor for these images.
+    """
+
+    processor: BaseImageProcessor
+    augmentation: Callable[[PilImage], PilImage] | None = None
+    options: dict[str, Any] | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the same image can give different tensors."""
+        return self.augmentation is not None
+
+    def __call__(self, inputs: list) -> BatchFeature:
+        """Augments and processes the images."""
+        if self.augmentation is not None:
+            if getattr(self.processor, "do_convert_rgb", False):
+                inputs = [convert_to_rgb(image) for image in inputs]
+            inputs = [self.augmentation(image) for image in inputs]
+        return self.processor(inputs, return_tensors="pt", **(self.options or {}))
+
+
+@dataclass
+class ImageBatchTransform:
+    """Augments a whole batch of a training step.
+
+    Attributes:
+        affine: The affine map; `None` if no flag asks for it.
+        mixup: `(images, labels) -> (images, probabilities)`, applied next; `None` if no flag asks for it.
+    """
+
+    affine: RandomAffine | None
+    mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Augments the batch; the last one of an epoch is not mixed if its size is odd."""
+        images, labels = batch["pixel_values"], batch["labels"]
+        if self.affine is not None:
+            images = self.affine(images)
+        if self.mixup is not None and len(labels) % 2 == 0:
+            images, labels = self.mixup(images.clone(), labels)
+        return {**batch, "pixel_values": images, "labels": labels}
+
+
+def digits() -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, its 17 levels as 0..255."""
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(n) for n in bunch.target_names])})
+    return Dataset.from_dict({"image": list(images), "label": bunch.target}, features=features)
+
+
+class ImageModality(Modality):
+    """Images, read by Pillow."""
+
+    name = "image"
+    noun = "images"
+    columns = {"image": Image()}  # noqa: RUF012
+    suffixes = IMAGE_SUFFIXES
+    built_in = {DIGITS: {"train": digits}}  # noqa: RUF012
+    config_class = ImagePerceiverConfig
+    processor_class = (ImagePerceiverImageProcessor, ImagePerceiverImageProcessorPil)
+    auto_processor = AutoImageProcessor
+    processor_argument = "image_processor"
+    data_arguments = ImageDataArguments
+    augmentation_arguments = ImageAugmentationArguments
+    example = "image.png"
+
+    def accepts(self, column: str, feature: Any) -> bool:
+        """Whether it is a column of images."""
+        return isinstance(feature, Image)
+
+    def example_from_file(self, path: str) -> PilImage:
+        """Reads a file to a PIL image."""
+        # From memory, as Pillow leaves a file open that it cannot read.
+        return Image().decode_example({"path": None, "bytes": Path(path).read_bytes()})
+
+    def read(self, source: str, processor: Any) -> np.ndarray:
+        """Reads an upright image, (H, W, C), with three channels unless the processor keeps those of the file.
+
+        The stock pipeline's own reading clips 16-bit images, drops transparency and makes all images RGB.
+        """
+        return pil_to_array(
+            read_pil_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False
+        )
+
+    def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
+        """Makes a processor on torchvision if that is installed and works, else on Pillow."""
+        height, width = config.stream_shapes[0].grid
+        defaults: dict[str, Any] = {
+            "size": {"height": height, "width": width},
+            "crop_size": {"height": round(CROP * height), "width": round(CROP * width)},
+        }
+        if config.num_channels != 3:
+            half = [0.5] * config.num_channels
+            is_gray = config.num_channels == 1
+            defaults |= {"do_convert_rgb": is_gray, "do_grayscale": is_gray, "image_mean": half, "image_std": half}
+        try:
+            import torchvision  # noqa: F401
+        except Exception:  # a build that does not fit torch raises OSError or RuntimeError
+            return ImagePerceiverImageProcessorPil(**{**defaults, **fields})
+        return ImagePerceiverImageProcessor(**{**defaults, **fields})
+
+    def train_transform(
+        self,
+        processor: Any,
+        augmentation: ImageAugmentationArguments,
+        config: PreTrainedConfig,
+        is_spatial: bool = False,
+    ) -> ImageTransform:
+        """Makes crop, flip and RandAugment of each image. A random crop replaces the processor's own.
+
+        Raises:
+            ValueError: If a flag would change images without their spatial targets.
+        """
+        if is_spatial:
+            augmentation.check_targets_stay()
+        size = processor.to_dict()["size"]
+        edge = size.get("shortest_edge")
+        augment = make_image_augmentation(
+            augmentation,
+            height=size.get("height") or edge,
+            width=size.get("width") or edge,
+            is_gray=getattr(config, "num_channels", 3) == 1,
+        )
+        cropped = {"do_resize": False, "do_center_crop": False} if augmentation.random_resized_crop else None
+        return ImageTransform(processor, augment, cropped)
+
+    def eval_transform(self, processor: Any) -> ImageTransform:
+        """Makes the processor's own transform."""
+        return ImageTransform(processor)
+
+    def batch_transform(
+        self,
+        processor: Any,
+        augmentation: ImageAugmentationArguments,
+        batch_size: int,
+        num_labels: int,
+        is_spatial: bool = False,
+    ) -> ImageBatchTransform | None:
+        """Makes the affine maps, mixup and CutMix.
+
+        Raises:
+            ValueError: If the batch size is odd and images are to be mixed, or a flag would change images without
+                their spatial targets.
+        """
+        if is_spatial:
+            augmentation.check_targets_stay()
+        affine, mixup = make_affine(augmentation), make_mixup(augmentation, batch_size, num_labels)
+        return None if affine is mixup is None else ImageBatchTransform(affine, mixup)
+
+    def save_example(self, value: PilImage, folder: Path) -> Path:
+        """Writes a PNG file."""
+        path = folder / "example.png"
+        value.save(path)
+        return path
+
+
+IMAGES = ImageModality()

@@ -1,0 +1,180 @@
+"""What a model predicts: the interface that every objective implements, such as classification.
+
+The rest of `training` and the command line know an objective through this interface only.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Features
+from transformers import PreTrainedConfig
+
+from .modality import Modality
+
+# The files of a folder by split: each path with its target columns, and the types of these columns.
+FolderFiles = tuple[dict[str, list[tuple[str, dict[str, Any]]]], dict[str, Any]]
+
+
+class Objective(ABC):
+    """A kind of prediction, with its targets, loss and metrics. There is one instance of each.
+
+    `targets` in the methods below is what `load_targets` returns: all that the objective needs to know about a data
+    set. Predictions are what `reduce` keeps of the model's logits, and references what they are compared with.
+
+    Attributes:
+        is_spatial: Whether the targets have positions, such as the pixels of a mask. Augmentation that moves an input
+            must then move its target too.
+        prediction_columns: Keys of the rows that `format_prediction` returns, which are columns of a table.
+    """
+
+    is_spatial: bool = False
+    prediction_columns: tuple[str, ...]
+
+    def candidates(self, features: Features) -> dict[str, list[str]]:
+        """The columns of a data set that may hold the targets, for each target column.
+
+        The default has no target column, for targets that the collator makes.
+        """
+        return {}
+
+    @abstractmethod
+    def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
+        """Finds the files and targets in folders given by split.
+
+        Raises:
+            OSError: If a folder does not exist.
+            ValueError: If a folder is not laid out as this objective needs it.
+        """
+
+    @abstractmethod
+    def load_targets(self, splits: DatasetDict) -> tuple[DatasetDict, Any]:
+        """Brings the target columns to one form and describes the targets.
+
+        Raises:
+            ValueError: If the columns cannot hold targets of this objective.
+        """
+
+    def check_targets(self, targets: Any, source: str) -> None:  # noqa: B027
+        """Checks that a model can be trained on these targets.
+
+        Args:
+            targets: What `load_targets` returned.
+            source: What to call the data set.
+
+        Raises:
+            ValueError: If not.
+        """
+
+    @abstractmethod
+    def configure(self, config: PreTrainedConfig, targets: Any) -> None:
+        """Sets the fields of a model's configuration that depend on the targets."""
+
+    @abstractmethod
+    def labels(self, rows: Mapping[str, list], targets: Any) -> dict[str, Any]:
+        """The model's target arguments for some rows of a data set, batched."""
+
+    def collator(self, targets: Any) -> Callable[[list], dict[str, Any]] | None:
+        """Makes the Trainer's `data_collator`; `None` keeps the Trainer's own."""
+        return None
+
+    def sample_weights(self, dataset: Dataset, targets: Any) -> np.ndarray:
+        """The weight of each example that balances the classes, (examples,).
+
+        Raises:
+            ValueError: If the objective has no classes.
+        """
+        raise ValueError("`--class_balanced_sampling` is for classification.")
+
+    def loss(self, targets: Any, label_smoothing: float, has_mixed_labels: bool) -> Callable | None:
+        """Makes the Trainer's `compute_loss_func`; `None` keeps the model's own loss.
+
+        Args:
+            targets: What `load_targets` returned.
+            label_smoothing: The part of a label that is spread evenly over all classes.
+            has_mixed_labels: Whether an augmentation may turn labels into probabilities.
+        """
+        return None
+
+    @abstractmethod
+    def merge_chunks(self, logits: torch.Tensor, targets: Any) -> torch.Tensor:
+        """Merges the logits of the chunks of one input, (chunks, ...) -> (...)."""
+
+    def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None, targets: Any) -> torch.Tensor:
+        """Keeps of a batch of logits only what the metrics need, before anything is gathered in memory."""
+        return logits
+
+    @abstractmethod
+    def references(self, dataset: Dataset, config: PreTrainedConfig, targets: Any) -> np.ndarray:
+        """The targets of a data set, numbered as the model with this configuration numbers them.
+
+        Raises:
+            ValueError: If the model cannot predict one of them.
+        """
+
+    @abstractmethod
+    def metrics(self, predictions: np.ndarray, references: np.ndarray, targets: Any) -> dict[str, float]:
+        """Computes the metrics."""
+
+    @abstractmethod
+    def report(
+        self, predictions: np.ndarray, references: np.ndarray, config: PreTrainedConfig, targets: Any
+    ) -> dict[str, Any]:
+        """Computes the figures that `perceivers evaluate` shows beyond the metrics, as JSON can hold them."""
+
+    @abstractmethod
+    def table(self, results: dict[str, Any], targets: Any) -> str:
+        """Formats what `report` returned as text for a terminal."""
+
+    @abstractmethod
+    def titles(self, targets: Any) -> dict[str, str]:
+        """The title of each metric by its key; the first is the main metric."""
+
+    def greater_is_better(self, key: str) -> bool:
+        """Whether a larger value of the metric is better."""
+        return True
+
+    def format_metric(self, key: str, value: float) -> str:
+        """Formats the value of a metric in 0..1 as a percentage."""
+        return f"{100 * value:.2f} %"
+
+    def main_metric(self, targets: Any) -> str:
+        """Key of the main metric."""
+        return next(iter(self.titles(targets)))
+
+    def measured(self, metrics: Mapping[str, float], targets: Any, prefix: str = "") -> dict[str, float]:
+        """The titled metrics among `metrics`, whose keys start with `prefix`; by their key without it."""
+        return {key: metrics[prefix + key] for key in self.titles(targets) if prefix + key in metrics}
+
+    def pipeline_options(self, top_k: int) -> dict[str, Any]:
+        """The pipeline's arguments for a call."""
+        return {}
+
+    @abstractmethod
+    def format_prediction(self, output: Any) -> list[dict[str, Any]]:
+        """Turns the pipeline's output for one input into rows, as JSON can hold them."""
+
+    def write_prediction(self, output: Any, folder: Path, name: str) -> Path:
+        """Writes the pipeline's output for one input to a file in `folder` and returns its path.
+
+        Args:
+            output: What the pipeline returned.
+            folder: The folder, which exists.
+            name: Name of the file without a suffix.
+        """
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(self.format_prediction(output), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return path
+
+    @abstractmethod
+    def card_sentence(self, noun: str, targets: Any) -> str:
+        """Completes "A Perceiver that ..." on the model card.
+
+        Args:
+            noun: What the inputs are called.
+            targets: What `load_targets` returned.
+        """
