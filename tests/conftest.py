@@ -8,12 +8,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import random
 from collections import Counter
 
-import numpy as np
 import pytest
-import torch
 
 
 def seed_everything() -> None:
+    # Imported here, as the process that only hands out the tests needs neither.
+    import numpy as np
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -34,6 +36,8 @@ def _seed_of_the_test(_seed_of_the_module):
 @pytest.fixture
 def one_thread():
     """Runs a test on one thread: on a busy machine, two threads wait for each other over work this small."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

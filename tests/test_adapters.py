@@ -18,6 +18,7 @@ class Pictures(torch.utils.data.Dataset):
         return {"pixel_values": torch.randn(3, 12, 12, generator=generator), "labels": index % 3}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_lora_trains_only_the_adapter_and_the_classifier(tmp_path, checkpointing):
     model = tiny_image_model(num_labels=3)

@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, Trainer, TrainingArguments
@@ -172,6 +171,7 @@ class TestTransformersHabits:
         assert AutoConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
         assert copy.deepcopy(config).to_dict() == config.to_dict()
 
+    @pytest.mark.integration
     @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
     def test_accumulated_gradients_are_those_of_one_batch(self, tmp_path, problem_type):
         """Through the Trainer, with uneven batches, against one step of plain SGD on all."""

@@ -74,6 +74,7 @@ def folder(reference, tmp_path):
 
 
 class TestParity:
+    @pytest.mark.integration
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     def test_logits_hidden_states_and_gradients(self, name, reference, folder, way, attention):

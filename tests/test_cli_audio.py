@@ -36,7 +36,7 @@ def without_torchcodec():
         yield
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 
 def tone(num_samples, pitch):
@@ -132,7 +132,6 @@ def test_predict_a_folder(trained, recordings, capsys):
     assert capsys.readouterr().out.count("high") >= 6
 
 
-@pytest.mark.integration
 def test_mixtures_of_sounds(tmp_path, capsys, monkeypatch):
     few = {"train": partial(sounds, 24, seed=1, is_multi_label=True)}
     few["validation"] = partial(sounds, 60, seed=0, is_multi_label=True)

@@ -41,6 +41,7 @@ def theirs(tmp_path):
 
 
 class TestConvert:
+    @pytest.mark.integration
     @pytest.mark.parametrize("name", CLASSES)
     def test_there_and_back_is_exact(self, name, tmp_path, capsys):
         reference = random_reference(name)

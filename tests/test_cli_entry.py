@@ -120,6 +120,7 @@ def test_the_help_of_train_is_in_groups(capsys):
         assert [name for name, part in parts.items() if re.search(rf"^  --{flag}\b", part, re.MULTILINE)] == [title]
 
 
+@pytest.mark.integration
 def test_importing_the_package_imports_no_training():
     modules = modules_after("import perceivers\nassert 'perceivers.training' not in sys.modules")
     assert modules & {"matplotlib", "sklearn", "timm", "datasets", "evaluate"} == set()
@@ -128,6 +129,7 @@ def test_importing_the_package_imports_no_training():
     assert "scipy" not in modules - modules_after(f"from transformers import {classes}")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("error", ["OSError('undefined symbol')", "ModuleNotFoundError('torchaudio')"])
 def test_a_broken_torchaudio_is_hidden_and_warned_of_once(tmp_path, error):
     (tmp_path / "torchaudio").mkdir()

@@ -61,6 +61,7 @@ def assert_predicts(result: dict, image: PIL.Image.Image):
     assert result["predictions"] == [{"label": label, "score": pytest.approx(score, abs=1e-5)}]
 
 
+@pytest.mark.integration
 def test_predicts_what_the_model_does_for_every_batch_size(model, tmp_path, capsys):
     files = [save_image(tmp_path / f"{seed}.png", seed) for seed in range(5)]
     for batch_size in (1, 2, 8):

@@ -19,7 +19,7 @@ QUICK = ["--max_train_samples", "48", "--max_eval_samples", "24", "--num_train_e
 QUICK += ["--per_device_train_batch_size", "32"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 
 def make_folder(root, classes=("dark", "light"), images=6, size=(12, 10)):
@@ -110,7 +110,6 @@ def test_evaluate_refuses_classes_that_the_model_lacks(trained, tmp_path, capsys
     assert "no class 'dark'" in the_line(capsys)
 
 
-@pytest.mark.integration
 def test_seed_decides(tmp_path):
     first, again = (train_digits(tmp_path / name) for name in "ab")
     other = train_digits(tmp_path / "c", "--seed", "1")
@@ -118,7 +117,6 @@ def test_seed_decides(tmp_path):
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
-@pytest.mark.integration
 def test_resumed_training_ends_with_the_same_weights(tmp_path):
     whole = train_digits(tmp_path / "whole", "--save_strategy", "epoch", "--save_total_limit", "2")
     checkpoint = tmp_path / "whole" / "checkpoint-2"  # 48 images in batches of 32 are 2 steps an epoch
@@ -126,7 +124,6 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.integration
 def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "out"
     training_step = PerceiverTrainer.training_step
@@ -148,7 +145,6 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert json.loads((folder / "all_results.json").read_text())["epoch"] == 2
 
 
-@pytest.mark.integration
 def test_folder_of_classes(tmp_path, capsys):
     images = make_folder(tmp_path / "images")
     (images / "light" / "broken.png").write_bytes((images / "light" / "0.png").read_bytes()[:60])
@@ -160,7 +156,6 @@ def test_folder_of_classes(tmp_path, capsys):
     assert "Skipped 1 unreadable image, listed above." in captured.out
 
 
-@pytest.mark.integration
 def test_mixup_cutmix_and_lamb(tmp_path):
     words = ["--mixup", "0.2", "--cutmix", "1.0", "--timm_optimizer", "lamb", "--label_smoothing_factor", "0.1"]
     train_digits(tmp_path / "out", *words, "--rand_augment", "rand-m3-n1", "--horizontal_flip", "0.5")
@@ -168,13 +163,11 @@ def test_mixup_cutmix_and_lamb(tmp_path):
     assert 0 < results["train_loss"] < 10
 
 
-@pytest.mark.integration
 def test_kept_images_give_the_same_weights(tmp_path):
     kept, read = (train_digits(tmp_path / flag, "--cache_inputs", flag) for flag in ("true", "false"))
     assert all(torch.equal(kept[name], read[name]) for name in kept)
 
 
-@pytest.mark.integration
 def test_fine_tuning_gives_a_new_head(trained, tmp_path):
     images = make_gray_folder(tmp_path / "images", ["a", "b", "c"])
     words = ["--model_name_or_path", str(trained), "--train_dir", str(images), "--output_dir", str(tmp_path / "out")]
@@ -185,7 +178,6 @@ def test_fine_tuning_gives_a_new_head(trained, tmp_path):
     assert f"fine-tuned from {trained}" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.integration
 def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
     before = (trained / "model.safetensors").read_bytes()
     words = ["train", *DIGITS, *QUICK, "--output_dir", str(trained)]
@@ -249,7 +241,6 @@ def test_wrong_folders(tmp_path, capsys, make, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.integration
 def test_nan_pixels_are_left_out(tmp_path, capsys):
     images = make_folder(tmp_path / "images")
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(images / "dark" / "nan.tiff")

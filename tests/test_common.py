@@ -49,6 +49,7 @@ class TestSaving:
         assert type(body) is type(model.base_model)
         assert torch.equal(body(**inputs).last_hidden_state, model.base_model(**inputs).last_hidden_state)
 
+    @pytest.mark.integration
     @pytest.mark.parametrize("batch_size", [1, 2])
     def test_pipeline(self, case, tmp_path, batch_size):
         if case.task == "audio-classification":
@@ -128,6 +129,7 @@ class TestAgreement:
         model.set_attn_implementation("flex_attention")
         torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-5)
 
+    @pytest.mark.integration
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     def test_cross_attention_implementations(self, case, inputs, attention):
         expected = None

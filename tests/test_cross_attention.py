@@ -206,6 +206,7 @@ class TestAgreement:
         assert (logits["dense"] - plain).abs().max() > 1e-2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("implementation", "dtype"),
     [("absorbed", torch.bfloat16), ("factored", torch.bfloat16), ("factored", torch.float16)],

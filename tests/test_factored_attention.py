@@ -102,6 +102,7 @@ def test_equals_the_dense_formula(shape, kind, several_tiles, seed):
         assert_equal_to_dense(inputs, None if kind == "none" else mask)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("tile", [(1, 1, 1), (64, 2, 3), (64, 16, 2), (2**19, 128, 256)])
 @pytest.mark.parametrize("sizes", [(33,), (5, 7), (2, 3, 5)])
 def test_tiles_do_not_matter(monkeypatch, tile, sizes):
@@ -122,6 +123,7 @@ def test_tiles_cover_everything_once_and_keep_their_size(monkeypatch, tile):
         assert (count == 1).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [30.0, 1e4])
 @pytest.mark.parametrize("masked", [False, True])
 def test_large_scores(small_tiles, size, masked):

@@ -55,6 +55,7 @@ def test_inference_mode_leaves_nothing_behind():
     assert not any(part.is_inference() for parts in vars(positions).values() for part in parts)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("implementation", ["factored", "dense"])
 def test_a_dry_run_leaves_nothing_behind(implementation):
     """Fake tensors tell shapes without computing, and meet a real run neither before nor after it."""

@@ -209,6 +209,7 @@ def test_the_pipeline_has_its_name_of_version_0_1_0():
 
 
 class TestEvaluation:
+    @pytest.mark.integration
     def test_of_long_recordings_is_by_what_the_pipeline_says(self):
         """The mean over overlapping clips, where the first clip alone says something else."""
         model, extractor = tiny_audio_model("waveform"), tiny_extractor("waveform", do_normalize=False)

@@ -56,6 +56,7 @@ def step(tmp_path, batch_size, accumulation, **changes):
     return dict(model.named_parameters())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_gradient_accumulation(tmp_path, label_smoothing):
     whole = step(tmp_path, 7, 1, label_smoothing_factor=label_smoothing)
@@ -77,6 +78,7 @@ def test_loss_of_labels_and_of_probabilities():
     torch.testing.assert_close(loss({"logits": logits}, one_hot, num_items_in_batch=12), expected / 2)
 
 
+@pytest.mark.integration
 def test_mixup_mixes_images_as_it_mixes_labels():
     torch.manual_seed(0)
     mixup = make_mixup(ImageAugmentationArguments(mixup=1.0), batch_size=4, num_labels=3)

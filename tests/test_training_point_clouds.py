@@ -202,6 +202,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 class TestCommands:
     def test_what_training_writes(self, trained):
         names = {path.name for path in trained.iterdir()}
