@@ -270,7 +270,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `_forward`'s arguments, the last two empty unless `of_cells`.
 
-    With t = the gradient of w (content part plus one part an axis, like the scores) and p = softmax(score):
+    With t = the gradient of w (content part plus one part per axis, like the scores) and p = softmax(score):
     d score = p * (scale * t - sum over m of w * t); all that follows needs only e = d score * scale and w = p * scale.
     """
     with torch.autocast(content.device.type, enabled=False):

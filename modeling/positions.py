@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-# Hub code may be imported next to the installed package: every copy of this module registers an operator of its own.
+# Hub code may be imported next to the installed package, so every copy of this module registers a separate operator.
 NAMESPACE = re.sub(r"\W", "_", __name__)
 
 

@@ -125,8 +125,8 @@ def task_named(name: str) -> Task:
 
 
 def task_for_dataset(dataset_name: str | None) -> Task:
-    """The task that has the built-in data set; the first if none has."""
-    return next((task for task in TASKS if dataset_name in task.modality.built_in), TASKS[0])
+    """The task with a recipe for the built-in data set; the first if none has one."""
+    return next((task for task in TASKS if dataset_name in task.recipes), TASKS[0])
 
 
 def task_for_model(name: str, config: PreTrainedConfig) -> Task:

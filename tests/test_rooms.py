@@ -111,6 +111,13 @@ def test_no_line_of_prose_looks_like_a_relative_import(path):
             assert number in imports, f"{path}:{number}: {line}"
 
 
+def test_no_file_is_long():
+    folders = (*ROOMS, "perceivers", "perceivers/cli", "benchmarks", "docs", "examples", "tests", ".")
+    lengths = {path: len(path.read_text().splitlines()) for folder in folders for path in (ROOT / folder).glob("*.py")}
+    assert len(lengths) > 100
+    assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
 def test_the_model_reads_in_one_file():
     assert len((ROOT / "modeling" / "modeling_iterative_perceiver.py").read_text().splitlines()) <= 350
 

@@ -1,4 +1,4 @@
-"""Training on audio: the embedded sounds, columns of recordings, augmentation, and metrics for many labels."""
+"""Training on audio: the built-in sounds, columns of recordings, augmentation, and metrics for many labels."""
 
 import datasets
 import numpy as np

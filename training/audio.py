@@ -1,4 +1,4 @@
-"""Audio: its flags, files, columns and transforms, and the embedded sounds.
+"""Audio: its flags, files, columns and transforms, and the built-in sounds.
 
 A data set's recordings are kept as files until the feature extractor reads them, as `datasets` decodes even WAV with
 torchcodec and FFmpeg.
@@ -168,7 +168,7 @@ def make_spec_augment(arguments: AudioAugmentationArguments) -> SpecAugment | No
 
 
 def sounds_splits(is_multi_label: bool) -> dict[str, Callable[[], Dataset]]:
-    """The embedded data set, with one sound per clip or with mixtures. The two splits have different seeds."""
+    """The built-in data set, with one sound per clip or with mixtures. The two splits have different seeds."""
     make = partial(sounds, is_multi_label=is_multi_label)
     return {"train": partial(make, NUM_TRAIN, seed=1), "validation": partial(make, NUM_VALIDATION, seed=0)}
 

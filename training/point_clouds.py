@@ -1,4 +1,4 @@
-"""Point clouds: their flags, files, columns and transforms, and the embedded solids.
+"""Point clouds: their flags, files, columns and transforms, and the built-in solids.
 
 Letters: B batch, P points, F features of a point in addition to its coordinates.
 """

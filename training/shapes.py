@@ -1,4 +1,4 @@
-"""An embedded data set of point clouds: twelve solids of random proportions, scanned with noise and missing parts.
+"""A built-in data set of point clouds: twelve solids of random proportions, scanned with noise and missing parts.
 
 The solids are trimesh's primitives, so that a first training run needs no download. They are upright, at a random
 angle about the vertical axis, z.

@@ -1,4 +1,4 @@
-"""An embedded data set of synthetic sounds: twelve kinds, of random pitch, level, onset and background.
+"""A built-in data set of synthetic sounds: twelve kinds, of random pitch, level, onset and background.
 
 Every clip has its own seed, so that it does not depend on the number of clips.
 
