@@ -10,7 +10,6 @@ high.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -30,6 +29,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .arguments import VALIDATION_NAMES
+from .class_folders import ClassFolder, read_class_folder
+from .folders import listed
 from .modality import Modality
 from .objective import FolderFiles, Objective
 
@@ -47,10 +48,12 @@ class ClassTargets:
     Attributes:
         label_names: Names of the classes; a label is an index into them.
         is_multi_label: Whether an example has a list of labels.
+        untrained: Names of the classes that only examples to evaluate on have.
     """
 
     label_names: list[str]
     is_multi_label: bool = False
+    untrained: tuple[str, ...] = ()
 
     @property
     def problem_type(self) -> Literal["single_label_classification", "multi_label_classification"]:
@@ -72,30 +75,45 @@ class Classification(Objective):
         return {"label": class_labels or [name for name in ("label", "labels") if name in features]}
 
     def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
-        """Finds the files of class folders.
-
-        If every class folder of the only folder is divided into `train` and `test` or the like, these are the splits.
-        """
-        files = {split: _class_files(modality, folder) for split, folder in folders.items()}
-        if list(files) == ["train"] and (divided := _divided(folders["train"], files["train"])):
-            files = divided
-        names = sorted({name for paths in files.values() for name in paths})
-        rows = {
-            split: [(str(path), {"label": name}) for name in names for path in paths.get(name, [])]
-            for split, paths in files.items()
-        }
-        return rows, {"label": ClassLabel(names=names)}
+        """Finds the files of class folders, and of splits above or below them, see [`read_class_folder`]."""
+        real = {os.path.realpath(folder) for folder in folders.values()}
+        if len(real) < len(folders):
+            raise ValueError(f"`--train_dir` and `--validation_dir` are the same folder: {folders['train']}.")
+        found = FolderFiles({}, {"label": Value("string")})
+        has_validation = "validation" in folders
+        for split, folder in folders.items():
+            others = [other for other in folders.values() if other != folder]
+            read = read_class_folder(folder, modality.suffixes, modality.noun, others)
+            taken = _taken(read, folder, split, has_validation, found.notes)
+            for name in read.splits.keys() - taken.values():
+                read.left_out[f"{modality.noun} in {name} folders"] += sum(map(len, read.splits[name].values()))
+            for part, name in taken.items():
+                classes = read.splits[name]
+                found.rows[part] = [(path, {"label": label}) for label in sorted(classes) for path in classes[label]]
+            found.left_out += read.left_out
+            if read.empty:
+                found.notes.append(f"There are no {modality.noun} in {listed(read.empty)}, which {_are(read.empty)}.")
+        return found
 
     def load_targets(self, splits: DatasetDict) -> tuple[DatasetDict, ClassTargets]:
         """Makes class labels of labels that are numbers or words, or lists of these; the same in all splits."""
         splits = _to_class_labels(splits)
-        feature = splits["validation" if "validation" in splits else "train"].features["label"]
+        feature = next(iter(splits.values())).features["label"]
         is_single = isinstance(feature, ClassLabel)
-        return splits, ClassTargets((feature if is_single else feature.feature).names, is_multi_label=not is_single)
+        names = (feature if is_single else feature.feature).names
+        used = {split: _used_classes(examples["label"][:]) for split, examples in splits.items()}
+        untrained = sorted(used["validation"] - used["train"]) if used.keys() == {"train", "validation"} else []
+        return splits, ClassTargets(names, not is_single, tuple(names[index] for index in untrained))
 
     def check_targets(self, targets: ClassTargets, source: str) -> None:
-        """Refuses a single class."""
+        """Refuses a single class, and classes without an example to train on."""
         names = targets.label_names
+        if targets.untrained:
+            trained = [name for name in names if name not in targets.untrained]
+            raise ValueError(
+                f"The {source.removeprefix('the ')} has examples of {listed(targets.untrained)} to evaluate on, but "
+                f"none to train on; to train on, there are examples of {listed(trained)}."
+            )
         if len(names) < 2:
             raise ValueError(f"A classifier needs at least two classes; {source} has {len(names)}: {names}.")
 
@@ -267,36 +285,42 @@ def _to_class_labels(splits: DatasetDict) -> DatasetDict:
     return splits.map(lambda row: {"label": [index[value] for value in row["label"]]}, features=features)
 
 
-def _class_files(modality: Modality, folder: str) -> dict[str, list[Path]]:
-    """The files of each class folder and the folders below it, sorted and without hidden ones."""
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    class_folders = sorted(
-        entry for entry in Path(folder).absolute().iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not class_folders:
-        raise ValueError(f"{folder} has no class folders: it needs one folder of {modality.noun} for each class.")
-    return {
-        class_folder.name: sorted(
-            path
-            for path in class_folder.rglob("*")
-            if path.suffix.lower() in modality.suffixes and not path.name.startswith(".") and path.is_file()
-        )
-        for class_folder in class_folders
-    }
+def _used_classes(labels: list[int] | list[list[int]]) -> set[int]:
+    return {index for label in labels for index in (label if isinstance(label, list) else [label])}
 
 
-def _divided(folder: str, files: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]] | None:
-    """The files by split, if every file of a class folder is in its folder `train` or in one to evaluate on."""
-    split_of = dict.fromkeys(VALIDATION_NAMES, "validation") | {"train": "train"}
-    divided: dict[str, dict[str, list[Path]]] = {"train": {}, "validation": {}}
-    for name, paths in files.items():
-        for path in paths:
-            part = path.relative_to(Path(folder).absolute() / name).parts[0]
-            if part not in split_of:
-                return None
-            divided[split_of[part]].setdefault(name, []).append(path)
-    return divided if all(divided.values()) else None
+def _are(classes: list[str]) -> str:
+    return "is no class" if len(classes) == 1 else "are no classes"
+
+
+def _taken(read: ClassFolder, folder: str, split: str, has_validation: bool, notes: list[str]) -> dict[str, str]:
+    """The splits of a folder to use as `train` and `validation`, with their names in the folder.
+
+    Args:
+        read: What the folder holds.
+        folder: The folder.
+        split: What it was given for, `train` or `validation`.
+        has_validation: Whether a folder was given for `validation`.
+        notes: Gets a sentence if there is a choice.
+
+    Raises:
+        ValueError: If it has no split to train on.
+    """
+    if "" in read.splits:
+        return {split: ""}
+    validation = next((name for name in VALIDATION_NAMES if name in read.splits), None)
+    if split == "validation":
+        taken = {"validation": validation or "train"}
+    elif "train" not in read.splits:
+        raise ValueError(f"{folder} has no split to train on; its splits are {listed(read.splits)}.")
+    else:
+        taken = {"train": "train"}
+        if validation and not has_validation:
+            taken["validation"] = validation
+    purpose = {"train": "to train on", "validation": "to evaluate on"}
+    chosen = ", ".join(f"{name} {purpose[part]}" for part, name in taken.items())
+    notes.append(f"{folder} is divided into {listed(read.splits)}; took {chosen}.")
+    return taken
 
 
 @dataclass
