@@ -16,7 +16,7 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
@@ -31,6 +31,7 @@ from transformers import PreTrainedConfig
 from .arguments import VALIDATION_NAMES
 from .class_folders import ClassFolder, read_class_folder
 from .folders import listed
+from .labels import Labels, describe_labels, is_class_label, read_labels
 from .modality import Modality
 from .objective import FolderFiles, Objective
 
@@ -48,12 +49,12 @@ class ClassTargets:
     Attributes:
         label_names: Names of the classes; a label is an index into them.
         is_multi_label: Whether an example has a list of labels.
-        untrained: Names of the classes that only examples to evaluate on have.
+        labels: What was found in the label column; `None` if it was not read.
     """
 
     label_names: list[str]
     is_multi_label: bool = False
-    untrained: tuple[str, ...] = ()
+    labels: Labels | None = None
 
     @property
     def problem_type(self) -> Literal["single_label_classification", "multi_label_classification"]:
@@ -71,7 +72,7 @@ class Classification(Objective):
 
     def candidates(self, features: Features) -> dict[str, list[str]]:
         """The columns of class labels or, if there are none, those called `label` or `labels`."""
-        class_labels = [name for name, feature in features.items() if _is_class_label(feature)]
+        class_labels = [name for name, feature in features.items() if is_class_label(feature)]
         return {"label": class_labels or [name for name in ("label", "labels") if name in features]}
 
     def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
@@ -97,23 +98,28 @@ class Classification(Objective):
 
     def load_targets(self, splits: DatasetDict) -> tuple[DatasetDict, ClassTargets]:
         """Makes class labels of labels that are numbers or words, or lists of these; the same in all splits."""
-        splits = _to_class_labels(splits)
-        feature = next(iter(splits.values())).features["label"]
-        is_single = isinstance(feature, ClassLabel)
-        names = (feature if is_single else feature.feature).names
-        used = {split: _used_classes(examples["label"][:]) for split, examples in splits.items()}
-        untrained = sorted(used["validation"] - used["train"]) if used.keys() == {"train", "validation"} else []
-        return splits, ClassTargets(names, not is_single, tuple(names[index] for index in untrained))
+        splits, labels = read_labels(splits)
+        return splits, ClassTargets(labels.names, labels.is_multi_label, labels)
+
+    def describe(self, splits: DatasetDict, targets: ClassTargets, noun: str) -> str:
+        """The numbers of examples and of classes, with the smallest and the largest class."""
+        sizes = super().describe(splits, targets, noun)
+        return f"{sizes}; {describe_labels(targets.labels, noun)}" if targets.labels else sizes
 
     def check_targets(self, targets: ClassTargets, source: str) -> None:
         """Refuses a single class, and classes without an example to train on."""
-        names = targets.label_names
-        if targets.untrained:
-            trained = [name for name in names if name not in targets.untrained]
-            raise ValueError(
-                f"The {source.removeprefix('the ')} has examples of {listed(targets.untrained)} to evaluate on, but "
-                f"none to train on; to train on, there are examples of {listed(trained)}."
-            )
+        names, labels = targets.label_names, targets.labels
+        if labels is not None and "train" in labels.counts:
+            trained = [name for name, number in zip(names, labels.counts["train"], strict=True) if number]
+            unseen = zip(names, labels.counts.get("validation", [0] * len(names)), strict=True)
+            untrained = [name for name, number in unseen if number and name not in trained]
+            if untrained and not labels.is_declared:
+                raise ValueError(
+                    f"The {source.removeprefix('the ')} has examples of {listed(untrained)} to evaluate on, but none "
+                    f"to train on; to train on, there are examples of {listed(trained)}."
+                )
+            if not labels.is_multi_label:
+                names = trained
         if len(names) < 2:
             raise ValueError(f"A classifier needs at least two classes; {source} has {len(names)}: {names}.")
 
@@ -260,33 +266,6 @@ def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.nd
     """
     rows = multi_hot([label if isinstance(label, list) else [label] for label in labels], num_labels)
     return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
-
-
-def _is_class_label(feature: Any) -> bool:
-    return isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel)
-
-
-def _to_class_labels(splits: DatasetDict) -> DatasetDict:
-    feature = next(iter(splits.values())).features["label"]
-    if _is_class_label(feature):
-        return splits
-    is_list = isinstance(feature, datasets.List)
-    single = feature.feature if is_list else feature
-    if not isinstance(single, Value) or not (single.dtype == "string" or "int" in single.dtype):
-        raise ValueError(f"Labels must be class labels, words or whole numbers, or lists of these, not {feature}.")
-    values = sorted(
-        {value for split in splits.values() for entry in split["label"] for value in (entry if is_list else [entry])}
-    )
-    names = ClassLabel(names=[str(value) for value in values])
-    if not is_list:
-        return splits.cast_column("label", Value("string")).cast_column("label", names)
-    index = {value: number for number, value in enumerate(values)}
-    features = Features({**next(iter(splits.values())).features, "label": datasets.List(names)})
-    return splits.map(lambda row: {"label": [index[value] for value in row["label"]]}, features=features)
-
-
-def _used_classes(labels: list[int] | list[list[int]]) -> set[int]:
-    return {index for label in labels for index in (label if isinstance(label, list) else [label])}
 
 
 def _are(classes: list[str]) -> str:

@@ -94,6 +94,8 @@ def load_examples(
     else:
         splits, source = _rename_columns(modality, objective, _load_named(arguments, is_training), arguments), name
     splits, targets = objective.load_targets(splits)
+    if arguments.dataset_name not in modality.built_in:
+        say(f"Found {objective.describe(splits, targets, modality.noun)}.")
     if is_training:
         objective.check_targets(targets, source)
     if "validation" not in splits:
@@ -206,6 +208,10 @@ def _rename_columns(
     for column in modality.columns:
         if not modality.accepts(column, features[found[column]]):
             raise ValueError(f"Column {found[column]!r} does not hold {modality.noun}, but {features[found[column]]}.")
+    for split in [name for name, examples in splits.items() if not {*found.values()} <= set(examples.column_names)]:
+        lacking = listed(name for name in found.values() if name not in splits[split].column_names)
+        say(f"The split {split} is left out, as it has no column {lacking}.")
+        del splits[split]
     splits = splits.select_columns(list(found.values()))
     return modality.cast_columns(splits.rename_columns({name: column for column, name in found.items()}))
 

@@ -75,14 +75,16 @@ class Objective(ABC):
             ValueError: If the columns cannot hold targets of this objective.
         """
 
-    def describe(self, splits: DatasetDict, targets: Any) -> str:
-        """Says in a sentence how many examples there are and how the targets are spread, to be shown before training.
+    def describe(self, splits: DatasetDict, targets: Any, noun: str) -> str:
+        """Says how many examples there are and how the targets are spread, to be shown before training.
 
         Args:
             splits: The examples, `train`, `validation` or both.
             targets: What `load_targets` returned.
+            noun: What several inputs are called.
         """
-        return ", ".join(f"{len(examples):,} examples in {split}" for split, examples in splits.items())
+        purposes = {"train": "to train on", "validation": "to evaluate on"}
+        return ", ".join(f"{len(splits[split]):,} {noun} {purposes[split]}" for split in splits)
 
     def check_targets(self, targets: Any, source: str) -> None:  # noqa: B027
         """Checks that a model can be trained on these targets.
