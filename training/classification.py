@@ -10,14 +10,13 @@ high.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import evaluate
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
@@ -30,6 +29,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .arguments import VALIDATION_NAMES
+from .class_folders import ClassFolder, read_class_folder
+from .folders import listed
+from .labels import Labels, describe_labels, is_class_label, read_labels
 from .modality import Modality
 from .objective import FolderFiles, Objective
 
@@ -47,10 +49,12 @@ class ClassTargets:
     Attributes:
         label_names: Names of the classes; a label is an index into them.
         is_multi_label: Whether an example has a list of labels.
+        labels: What was found in the label column; `None` if it was not read.
     """
 
     label_names: list[str]
     is_multi_label: bool = False
+    labels: Labels | None = None
 
     @property
     def problem_type(self) -> Literal["single_label_classification", "multi_label_classification"]:
@@ -68,34 +72,54 @@ class Classification(Objective):
 
     def candidates(self, features: Features) -> dict[str, list[str]]:
         """The columns of class labels or, if there are none, those called `label` or `labels`."""
-        class_labels = [name for name, feature in features.items() if _is_class_label(feature)]
+        class_labels = [name for name, feature in features.items() if is_class_label(feature)]
         return {"label": class_labels or [name for name in ("label", "labels") if name in features]}
 
     def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
-        """Finds the files of class folders.
-
-        If every class folder of the only folder is divided into `train` and `test` or the like, these are the splits.
-        """
-        files = {split: _class_files(modality, folder) for split, folder in folders.items()}
-        if list(files) == ["train"] and (divided := _divided(folders["train"], files["train"])):
-            files = divided
-        names = sorted({name for paths in files.values() for name in paths})
-        rows = {
-            split: [(str(path), {"label": name}) for name in names for path in paths.get(name, [])]
-            for split, paths in files.items()
-        }
-        return rows, {"label": ClassLabel(names=names)}
+        """Finds the files of class folders, and of splits above or below them, see [`read_class_folder`]."""
+        real = {os.path.realpath(folder) for folder in folders.values()}
+        if len(real) < len(folders):
+            raise ValueError(f"`--train_dir` and `--validation_dir` are the same folder: {folders['train']}.")
+        found = FolderFiles({}, {"label": Value("string")})
+        has_validation = "validation" in folders
+        for split, folder in folders.items():
+            others = [other for other in folders.values() if other != folder]
+            read = read_class_folder(folder, modality.suffixes, modality.noun, others)
+            taken = _taken(read, folder, split, has_validation, found.notes)
+            for name in read.splits.keys() - taken.values():
+                read.left_out[f"{modality.noun} in {name} folders"] += sum(map(len, read.splits[name].values()))
+            for part, name in taken.items():
+                classes = read.splits[name]
+                found.rows[part] = [(path, {"label": label}) for label in sorted(classes) for path in classes[label]]
+            found.left_out += read.left_out
+            if read.empty:
+                found.notes.append(f"There are no {modality.noun} in {listed(read.empty)}, which {_are(read.empty)}.")
+        return found
 
     def load_targets(self, splits: DatasetDict) -> tuple[DatasetDict, ClassTargets]:
         """Makes class labels of labels that are numbers or words, or lists of these; the same in all splits."""
-        splits = _to_class_labels(splits)
-        feature = splits["validation" if "validation" in splits else "train"].features["label"]
-        is_single = isinstance(feature, ClassLabel)
-        return splits, ClassTargets((feature if is_single else feature.feature).names, is_multi_label=not is_single)
+        splits, labels = read_labels(splits)
+        return splits, ClassTargets(labels.names, labels.is_multi_label, labels)
+
+    def describe(self, splits: DatasetDict, targets: ClassTargets, noun: str) -> str:
+        """The numbers of examples and of classes, with the smallest and the largest class."""
+        sizes = super().describe(splits, targets, noun)
+        return f"{sizes}; {describe_labels(targets.labels, noun)}" if targets.labels else sizes
 
     def check_targets(self, targets: ClassTargets, source: str) -> None:
-        """Refuses a single class."""
-        names = targets.label_names
+        """Refuses a single class, and classes without an example to train on."""
+        names, labels = targets.label_names, targets.labels
+        if labels is not None and "train" in labels.counts:
+            trained = [name for name, number in zip(names, labels.counts["train"], strict=True) if number]
+            unseen = zip(names, labels.counts.get("validation", [0] * len(names)), strict=True)
+            untrained = [name for name, number in unseen if number and name not in trained]
+            if untrained and not labels.is_declared:
+                raise ValueError(
+                    f"The {source.removeprefix('the ')} has examples of {listed(untrained)} to evaluate on, but none "
+                    f"to train on; to train on, there are examples of {listed(trained)}."
+                )
+            if not labels.is_multi_label:
+                names = trained
         if len(names) < 2:
             raise ValueError(f"A classifier needs at least two classes; {source} has {len(names)}: {names}.")
 
@@ -244,59 +268,38 @@ def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.nd
     return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
 
 
-def _is_class_label(feature: Any) -> bool:
-    return isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel)
+def _are(classes: list[str]) -> str:
+    return "is no class" if len(classes) == 1 else "are no classes"
 
 
-def _to_class_labels(splits: DatasetDict) -> DatasetDict:
-    feature = next(iter(splits.values())).features["label"]
-    if _is_class_label(feature):
-        return splits
-    is_list = isinstance(feature, datasets.List)
-    single = feature.feature if is_list else feature
-    if not isinstance(single, Value) or not (single.dtype == "string" or "int" in single.dtype):
-        raise ValueError(f"Labels must be class labels, words or whole numbers, or lists of these, not {feature}.")
-    values = sorted(
-        {value for split in splits.values() for entry in split["label"] for value in (entry if is_list else [entry])}
-    )
-    names = ClassLabel(names=[str(value) for value in values])
-    if not is_list:
-        return splits.cast_column("label", Value("string")).cast_column("label", names)
-    index = {value: number for number, value in enumerate(values)}
-    features = Features({**next(iter(splits.values())).features, "label": datasets.List(names)})
-    return splits.map(lambda row: {"label": [index[value] for value in row["label"]]}, features=features)
+def _taken(read: ClassFolder, folder: str, split: str, has_validation: bool, notes: list[str]) -> dict[str, str]:
+    """The splits of a folder to use as `train` and `validation`, with their names in the folder.
 
+    Args:
+        read: What the folder holds.
+        folder: The folder.
+        split: What it was given for, `train` or `validation`.
+        has_validation: Whether a folder was given for `validation`.
+        notes: Gets a sentence if there is a choice.
 
-def _class_files(modality: Modality, folder: str) -> dict[str, list[Path]]:
-    """The files of each class folder and the folders below it, sorted and without hidden ones."""
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    class_folders = sorted(
-        entry for entry in Path(folder).absolute().iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not class_folders:
-        raise ValueError(f"{folder} has no class folders: it needs one folder of {modality.noun} for each class.")
-    return {
-        class_folder.name: sorted(
-            path
-            for path in class_folder.rglob("*")
-            if path.suffix.lower() in modality.suffixes and not path.name.startswith(".") and path.is_file()
-        )
-        for class_folder in class_folders
-    }
-
-
-def _divided(folder: str, files: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]] | None:
-    """The files by split, if every file of a class folder is in its folder `train` or in one to evaluate on."""
-    split_of = dict.fromkeys(VALIDATION_NAMES, "validation") | {"train": "train"}
-    divided: dict[str, dict[str, list[Path]]] = {"train": {}, "validation": {}}
-    for name, paths in files.items():
-        for path in paths:
-            part = path.relative_to(Path(folder).absolute() / name).parts[0]
-            if part not in split_of:
-                return None
-            divided[split_of[part]].setdefault(name, []).append(path)
-    return divided if all(divided.values()) else None
+    Raises:
+        ValueError: If it has no split to train on.
+    """
+    if "" in read.splits:
+        return {split: ""}
+    validation = next((name for name in VALIDATION_NAMES if name in read.splits), None)
+    if split == "validation":
+        taken = {"validation": validation or "train"}
+    elif "train" not in read.splits:
+        raise ValueError(f"{folder} has no split to train on; its splits are {listed(read.splits)}.")
+    else:
+        taken = {"train": "train"}
+        if validation and not has_validation:
+            taken["validation"] = validation
+    purpose = {"train": "to train on", "validation": "to evaluate on"}
+    chosen = ", ".join(f"{name} {purpose[part]}" for part, name in taken.items())
+    notes.append(f"{folder} is divided into {listed(read.splits)}; took {chosen}.")
+    return taken
 
 
 @dataclass

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
+from .folders import counted, listed, say
 from .modality import Modality, Transform
 from .objective import Objective
 
@@ -93,6 +94,8 @@ def load_examples(
     else:
         splits, source = _rename_columns(modality, objective, _load_named(arguments, is_training), arguments), name
     splits, targets = objective.load_targets(splits)
+    if arguments.dataset_name not in modality.built_in:
+        say(f"Found {objective.describe(splits, targets, modality.noun)}.")
     if is_training:
         objective.check_targets(targets, source)
     if "validation" not in splits:
@@ -151,22 +154,27 @@ def _load_folders(
 ) -> DatasetDict:
     given = {"train": arguments.train_dir, "validation": arguments.validation_dir}
     folders = {split: folder for split, folder in given.items() if folder}
-    files, target_features = objective.list_files(modality, folders)
-    features = Features({**dict.fromkeys(modality.columns, Value("string")), **target_features})
+    files = objective.list_files(modality, folders)
+    for note in files.notes:
+        say(note)
+    features = Features({**dict.fromkeys(modality.columns, Value("string")), **files.features})
     splits = {}
-    for split, rows in files.items():
-        if not rows:
-            suffixes = ", ".join(sorted(modality.suffixes))
-            raise ValueError(f"Found no {modality.noun} in {given[split]}: no file ends in {suffixes}.")
+    for split, rows in files.rows.items():
         kept = rows if check is None else [row for row in rows if _is_readable(modality, row[0], check, unreadable)]
         if not kept:
             raise ValueError(f"None of {len(rows)} {modality.noun} can be read; the first: {unreadable[0]}")
+        for column in files.features:
+            if lost := {targets[column] for _, targets in rows} - {targets[column] for _, targets in kept}:
+                say(f"There are no readable {modality.noun} of the {column} {listed(sorted(lost))} in {given[split]}.")
         table: dict[str, list] = {column: [path for path, _ in kept] for column in modality.columns}
-        table |= {column: [targets[column] for _, targets in kept] for column in target_features}
+        table |= {column: [targets[column] for _, targets in kept] for column in files.features}
         splits[split] = Dataset.from_dict(table, features=features)
         for column, feature in modality.columns.items():
             # Cast, not encoded: `datasets` encodes with decoders that reading may do without.
             splits[split] = splits[split].cast_column(column, feature)
+    files.left_out[f"unreadable {modality.noun}"] = len(unreadable)
+    if left_out := counted(files.left_out):
+        say(f"Left out: {left_out}.")
     return DatasetDict(splits)
 
 
@@ -200,6 +208,10 @@ def _rename_columns(
     for column in modality.columns:
         if not modality.accepts(column, features[found[column]]):
             raise ValueError(f"Column {found[column]!r} does not hold {modality.noun}, but {features[found[column]]}.")
+    for split in [name for name, examples in splits.items() if not {*found.values()} <= set(examples.column_names)]:
+        lacking = listed(name for name in found.values() if name not in splits[split].column_names)
+        say(f"The split {split} is left out, as it has no column {lacking}.")
+        del splits[split]
     splits = splits.select_columns(list(found.values()))
     return modality.cast_columns(splits.rename_columns({name: column for column, name in found.items()}))
 

@@ -5,7 +5,9 @@ The rest of `training` and the command line know an objective through this inter
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,22 @@ from transformers import PreTrainedConfig
 
 from .modality import Modality
 
-# The files of a folder by split: each path with its target columns, and the types of these columns.
-FolderFiles = tuple[dict[str, list[tuple[str, dict[str, Any]]]], dict[str, Any]]
+
+@dataclass
+class FolderFiles:
+    """The examples of folders.
+
+    Attributes:
+        rows: For each split, the path of each file with its target columns.
+        features: Types of the target columns.
+        left_out: How many files and folders were left out, by reason.
+        notes: Other sentences to show before training.
+    """
+
+    rows: dict[str, list[tuple[str, dict[str, Any]]]]
+    features: dict[str, Any]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 class Objective(ABC):
@@ -58,6 +74,17 @@ class Objective(ABC):
         Raises:
             ValueError: If the columns cannot hold targets of this objective.
         """
+
+    def describe(self, splits: DatasetDict, targets: Any, noun: str) -> str:
+        """Says how many examples there are and how the targets are spread, to be shown before training.
+
+        Args:
+            splits: The examples, `train`, `validation` or both.
+            targets: What `load_targets` returned.
+            noun: What several inputs are called.
+        """
+        purposes = {"train": "to train on", "validation": "to evaluate on"}
+        return ", ".join(f"{len(splits[split]):,} {noun} {purposes[split]}" for split in splits)
 
     def check_targets(self, targets: Any, source: str) -> None:  # noqa: B027
         """Checks that a model can be trained on these targets.

@@ -4,7 +4,9 @@ import argparse
 import glob
 import json
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,6 +19,16 @@ from transformers import Pipeline, PreTrainedConfig, pipeline
 from perceivers.cli.errors import one_line
 from perceivers.cli.flags import load_task
 from perceivers.tasks import Task
+from perceivers.training.folders import (
+    SYSTEM_NAMES,
+    by_suffix,
+    counted,
+    folders_below,
+    has_suffix,
+    printable,
+    say,
+    search_folder,
+)
 
 URL_PREFIXES = ("http://", "https://")
 
@@ -95,42 +107,71 @@ def find_files(patterns: Iterable[str], suffixes: frozenset[str], noun: str = "f
     """Finds the files and URLs that match the patterns, in their order and each once.
 
     A file matches itself, whatever its suffix, and so does a URL. A folder matches the files with one of the suffixes
-    in it and in all folders below it, sorted. A glob matches such files too, and folders. Hidden files match only
-    their own names.
+    in it and in all folders below it, sorted, as in training. A glob matches such files too, and folders. Hidden files
+    match only their own names. What is left out is counted on stderr.
 
     Raises:
         ValueError: If a pattern matches nothing.
     """
     found: dict[str, None] = {}
+    left_out: Counter[str] = Counter()
     for pattern in patterns:
-        matches = expand(pattern, suffixes)
+        matches, without = expand(pattern, suffixes)
         if not matches:
+            given = f" Left out: {counted(without)}." if without.total() else ""
             raise ValueError(
-                f"No {noun} matched `{pattern}`: it is not a file, nor a folder or glob with files that end in "
-                f"{', '.join(sorted(suffixes))}."
+                f"No {noun} matched `{printable(pattern)}`: it is not a file, nor a folder or glob with files that "
+                f"end in {', '.join(sorted(suffixes))}.{given}"
             )
         found.update(dict.fromkeys(matches))
+        left_out += without
+    if left_out:
+        say(f"Left out: {counted(left_out)}.")
     return list(found)
 
 
-def expand(pattern: str, suffixes: frozenset[str]) -> list[str]:
-    """Finds the files and URLs that match one pattern."""
+def expand(pattern: str, suffixes: frozenset[str]) -> tuple[list[str], Counter[str]]:
+    """Finds the files and URLs that match one pattern.
+
+    Returns:
+        The files and URLs, and how many others were left out, by reason.
+    """
     if pattern.startswith(URL_PREFIXES) or os.path.isfile(pattern):
-        return [pattern]
+        return [pattern], Counter()
     if os.path.isdir(pattern):
-        return glob_files(os.path.join(glob.escape(pattern), "**"), suffixes)
-    matches = glob_files(pattern, suffixes)
-    folders = [path for path in glob.glob(pattern, recursive=True) if os.path.isdir(path)]
-    return sorted({*matches, *(file for folder in folders for file in expand(folder, suffixes))})
+        found = search_folder(pattern, suffixes)
+        return found.paths, found.left_out
+    files: set[str] = set()
+    left_out: Counter[str] = Counter()
+    for path in glob_paths(pattern):
+        if SYSTEM_NAMES & set(path.lower().split(os.sep)) - set(pattern.lower().split(os.sep)):
+            left_out["hidden or system files and folders"] += 1
+        elif os.path.isdir(path or "."):
+            found = search_folder(path, suffixes)
+            files.update(found.paths)
+            left_out += found.left_out
+        elif not has_suffix(path, suffixes):
+            left_out[by_suffix(path)] += 1
+        elif os.path.isfile(path):
+            files.add(path)
+    return sorted(files), left_out
 
 
-def glob_files(pattern: str, suffixes: frozenset[str]) -> list[str]:
-    """Finds the files with one of the suffixes that match a glob, sorted."""
-    return sorted(
-        path
-        for path in glob.iglob(pattern, recursive=True)
-        if os.path.splitext(path)[1].lower() in suffixes and os.path.isfile(path)
-    )
+def glob_paths(pattern: str) -> list[str]:
+    """Finds the files and folders that match a glob.
+
+    Unlike in Python's, `**` does not follow links, which may lead in a circle, and at the end it matches only the
+    folder that it begins in, as whoever searches that finds the others.
+    """
+    match = re.search(r"(?:^|(?<=/))\*\*(?:/+|$)", pattern)
+    if match is None:
+        return glob.glob(pattern)
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    starts = [path for path in glob.glob(head) if os.path.isdir(path)] if head else [""]
+    if not tail:
+        return starts
+    folders = [folder for start in starts for folder in folders_below(start)]
+    return [path for folder in folders for path in glob_paths(os.path.join(glob.escape(folder), tail))]
 
 
 def load_pipeline(
