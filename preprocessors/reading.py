@@ -25,12 +25,13 @@ def max_input_bytes() -> int:
     return int(value)
 
 
-def check_memory(needed: int, name: str) -> None:
+def check_memory(needed: int, name: str, hint: str = "") -> None:
     """Refuses an input before it takes more memory than one input may.
 
     Args:
         needed: In bytes.
         name: How the error refers to the input.
+        hint: What the error says at its end.
 
     Raises:
         ValueError: It needs more. The message names the setting that allows it.
@@ -38,7 +39,7 @@ def check_memory(needed: int, name: str) -> None:
     if needed > (limit := max_input_bytes()):
         raise ValueError(
             f"{name} is too large: it needs {needed:,} bytes or more, and one input may take {limit:,}; the "
-            f"environment variable {MAX_INPUT_BYTES} changes this"
+            f"environment variable {MAX_INPUT_BYTES} changes this{hint}"
         )
 
 
