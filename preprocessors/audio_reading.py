@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .reading import import_optional, is_url, read_bytes
+from .audio_containers import check_container, ogg_links, wav_with_its_length
+from .reading import check_memory, import_optional, is_url, read_bytes
 
 # Resampling builds one filter per pair of phases of the two rates; common rates need thousands, not millions.
 MAX_RESAMPLING_FILTERS = 2**22
+# A file of a few kilobytes that claims a rate of 1 Hz would become hours of sound.
+MAX_UPSAMPLING = 1000
+BLOCK = 2**18  # samples of all channels that are decoded at once
+MAX_CHANNELS = 64  # of an array; one with more is a batch, or has its axes swapped
 INSTALL = "install it with `pip install 'perceivers[audio]'`"
 
 # By integer type: the value of a full-scale sample and the value of silence.
@@ -25,6 +30,8 @@ FULL_SCALES = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (128.0
 def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tuple[np.ndarray, int]:
     """Reads an audio file or its content: WAV, FLAC, OGG and MP3 by soundfile, others by torchcodec and FFmpeg.
 
+    A file is read to its end, whatever length its header gives. It is truncated if its container promises more.
+
     Args:
         file: Path or content of the file.
         name: How errors refer to the content.
@@ -33,40 +40,67 @@ def read_audio(file: str | os.PathLike | bytes, name: str | None = None) -> tupl
         `float32` samples (C, T) in [-1, 1] and their rate in hertz.
 
     Raises:
-        ValueError: The file does not exist, or is not audio, truncated or empty. The message names it.
+        ValueError: The file does not exist, or is not audio, truncated, empty or too large. The message names it.
         ImportError: soundfile is missing.
     """
     if not isinstance(file, bytes):
         file = os.fspath(file)
         name = name or repr(file)
-        if not os.path.isfile(file):
-            raise ValueError(f"there is no file {name}")
+        file = read_bytes(file)
     name = name or "the content"
     samples, rate = _decode(file, name)
     try:
-        return samples_to_float32(samples), checked_rate(rate)
+        return samples_to_float32(samples, is_from_file=True), checked_rate(rate)
     except ValueError as error:  # no samples, or NaN, or 0 Hz
         raise ValueError(f"{name}: {error}") from error
 
 
-def _decode(file: str | bytes, name: str) -> tuple[np.ndarray, int]:
+def _decode(file: bytes, name: str) -> tuple[np.ndarray, int]:
     soundfile = import_optional("soundfile", f"Reading audio files needs soundfile; {INSTALL}.")
+    links, is_wav = [file], file[:4] in (b"RIFF", b"RF64", b"BW64")
     try:
-        with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            samples, promised = opened.read(dtype="float32", always_2d=True), opened.frames
-            rate = opened.samplerate
-    except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: the header promises too much
+        if is_wav:
+            links = [wav_with_its_length(file)]
+        elif file[:4] == b"OggS":
+            links = ogg_links(file)
+        else:
+            check_container(file)
+    except ValueError as error:
+        raise ValueError(f"{name} is truncated: {error}") from error
+    try:
+        decoded = [_decode_link(soundfile, link, name) for link in links]
+    except (soundfile.SoundFileError, MemoryError) as error:
         return _decode_by_torchcodec(file, name, reason=" ".join(getattr(error, "error_string", str(error)).split()))
-    if len(samples) < promised:
-        raise ValueError(f"{name} is truncated: {len(samples)} of {promised} samples can be read")
-    return samples.T, rate
+    if len(kinds := {(samples.shape[1], rate) for samples, rate in decoded}) > 1:
+        found = ", ".join(f"{channels} x {rate} Hz" for channels, rate in sorted(kinds))
+        raise ValueError(f"{name} is a chain of streams that differ in channels or rate: {found}")
+    return np.concatenate([samples for samples, _ in decoded]).T, decoded[0][1]
 
 
-def _decode_by_torchcodec(file: str | bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
+def _decode_link(soundfile: Any, data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """Decodes samples (T, C) block by block, as some codecs cannot seek and some headers only estimate the length."""
+    blocks, count = [], 0
+    with soundfile.SoundFile(io.BytesIO(data)) as opened:
+        rate, promised = opened.samplerate, opened.frames
+        # Otherwise soundfile stops at the length that the header gives, and seeks, after each block.
+        opened.seekable = lambda: False
+        size = max(1, BLOCK // opened.channels)
+        while len(block := opened.read(size, dtype="float32", always_2d=True)):
+            blocks.append(block)
+            count += len(block)
+            check_memory(4 * count * opened.channels, name)
+        # Other containers give estimates, or have been checked; a FLAC file that does not know has the largest number.
+        if opened.format == "FLAC" and count < promised < 2**36:
+            raise ValueError(f"{name} is truncated: {count} of {promised} samples can be read")
+        blocks = blocks or [np.empty((0, opened.channels), np.float32)]
+    return np.concatenate(blocks), rate
+
+
+def _decode_by_torchcodec(file: bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
     """Decodes what soundfile cannot read, such as M4A.
 
     Args:
-        file: Path or content of the file.
+        file: Content of the file.
         name: How errors refer to it.
         reason: Why soundfile failed. Errors quote it, because FFmpeg's own reasons are no clearer.
     """
@@ -147,11 +181,16 @@ def checked_rate(rate: Any) -> int:
     raise ValueError(f"`sampling_rate` must be a positive whole number of hertz, got {rate!r}")
 
 
-def samples_to_float32(samples: Any) -> np.ndarray:
+def samples_to_float32(samples: Any, is_from_file: bool = False) -> np.ndarray:
     """Converts samples (T,) or (C, T) of any type to finite `float32` (C, T).
 
+    Args:
+        samples: The samples.
+        is_from_file: Whether they are (C, T) for certain. Otherwise as many channels as samples or more are refused,
+            because the axes may be swapped.
+
     Raises:
-        ValueError: There are no samples, more channels than samples, or NaN or infinite samples.
+        ValueError: There are no samples, too many channels, or NaN or infinite samples.
         TypeError: They are not samples.
     """
     if isinstance(samples, torch.Tensor):
@@ -168,7 +207,9 @@ def samples_to_float32(samples: Any) -> np.ndarray:
         raise ValueError(f"the audio is empty: shape {samples.shape}")
     if samples.ndim == 1:
         samples = samples[None]
-    if samples.ndim != 2 or samples.shape[0] > samples.shape[1]:
+    channels, count = samples.shape if samples.ndim == 2 else (0, 0)
+    is_clear = channels == 1 or (channels < count and channels <= MAX_CHANNELS)
+    if not channels or not (is_clear or is_from_file):
         raise ValueError(f"expected samples of shape (samples,) or (channels, samples), got {samples.shape}")
     if samples.dtype.name in FULL_SCALES:
         full_scale, silence = FULL_SCALES[samples.dtype.name]
@@ -198,10 +239,19 @@ def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
     """Resamples (..., T) from one rate to another with torchaudio.
 
     Raises:
-        ValueError: The rates share so small a divisor that the filters would take gigabytes.
+        ValueError: The rates share so small a divisor that the filters would take gigabytes, or the result would be
+            too large.
     """
     if rate == target:
         return samples
+    if target > MAX_UPSAMPLING * rate:
+        raise ValueError(
+            f"cannot resample from {rate} to {target} Hz, which is more than {MAX_UPSAMPLING} times as much; bring "
+            "the audio to a usual rate first"
+        )
+    check_memory(
+        4 * math.ceil(samples.numel() / rate * target), f"audio of {samples.shape[-1]:,} samples at {rate} Hz"
+    )
     common = math.gcd(rate, target)
     if (rate // common) * (target // common) > MAX_RESAMPLING_FILTERS:
         raise ValueError(
@@ -211,13 +261,20 @@ def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
     return import_torchaudio("Resampling audio").functional.resample(samples, rate, target)
 
 
-def read_mono(audio: Any, rate: int, sampling_rate: int | None = None) -> torch.Tensor:
+def read_mono(audio: Any, rate: int, sampling_rate: int | None = None, num_samples: int | None = None) -> torch.Tensor:
     """Reads one clip of any form, see [`audio_to_samples`], as samples (T,): the mean of its channels, resampled.
 
     Args:
         audio: The clip.
         rate: Rate of the result in hertz.
         sampling_rate: Rate of `audio` in hertz, for samples that come without one.
+        num_samples: How many samples of the result are needed; what a longer recording has after them is not
+            resampled.
     """
     samples, own_rate = audio_to_samples(audio, sampling_rate)
-    return resample(torch.from_numpy(samples).mean(dim=0), own_rate, rate)
+    mono = torch.from_numpy(samples).mean(dim=0)
+    if num_samples is None:
+        return resample(mono, own_rate, rate)
+    # A sample of the result depends on its neighbours within the filter, which is far shorter than this margin.
+    needed = math.ceil(num_samples * own_rate / rate) + 32 * math.ceil(own_rate / rate) + 32
+    return resample(mono[:needed] if len(mono) > 2 * needed else mono, own_rate, rate)[:num_samples]

@@ -14,7 +14,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
-from .audio_reading import checked_rate, import_torchaudio, read_mono
+from .audio_reading import MAX_CHANNELS, checked_rate, import_torchaudio, read_mono
 from .reading import naming
 
 REPRESENTATIONS = ("waveform", "mel")
@@ -39,6 +39,24 @@ def is_batch(audio: Any) -> bool:
         return audio.ndim > 1
     is_list = isinstance(audio, Sequence) and not isinstance(audio, str | bytes)
     return is_list and len(audio) > 0 and not isinstance(audio[0], Number)
+
+
+def check_axes(audio: Any) -> None:
+    """Refuses a batch that is rather one clip with its axes swapped: (samples, channels), as soundfile returns it.
+
+    Raises:
+        ValueError: It has more rows than columns, and no more columns than a recording can have channels.
+    """
+    if isinstance(audio, np.ndarray | torch.Tensor):
+        shape = tuple(audio.shape)
+    else:  # lists of numbers
+        rows = {len(clip) if isinstance(clip, list | tuple) else 0 for clip in audio}
+        shape = (len(audio), rows.pop()) if len(rows) == 1 else ()
+    if len(shape) == 2 and shape[0] > shape[1] and 0 < shape[1] <= MAX_CHANNELS:
+        raise ValueError(
+            f"expected clips of shape (clips, samples), got {shape}, which may be one clip of {shape[0]:,} samples "
+            f"with {shape[1]} channels; pass that transposed in a list, and short clips as a list of arrays"
+        )
 
 
 class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
@@ -152,18 +170,21 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
             both `float32`. And `attention_mask` (B, T) or (B, F): 1 for the clip, 0 for padding.
 
         Raises:
-            ValueError: A clip cannot be read, see [`audio_to_samples`]. The message gives its index.
+            ValueError: A clip cannot be read, see [`audio_to_samples`], or has values too large for finite features.
+                The message gives its index. Or an array may be one clip (T, C) as well as a batch.
             TypeError: A clip is not audio. The message gives its index.
             ImportError: A mel spectrogram or resampling needs torchaudio.
         """
         max_length = self.num_samples if max_length is None else max_length
         if max_length < 1:
             raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        if is_batch(audio):
+            check_axes(audio)
         features = []
         for index, clip in enumerate(audio if is_batch(audio) else [audio]):
             with naming(f"clip {index}"):
-                waveform = self.waveform(clip, sampling_rate)
-                features.append(self.features(waveform[:max_length] if truncation else waveform))
+                kept = max_length if truncation else None
+                features.append(self.features(read_mono(clip, self.sampling_rate, sampling_rate, kept)))
         samples_per_step = 1 if self.representation == "waveform" else self.hop_length
         return self.pad(
             BatchFeature({self.model_input_names[0]: features}),
@@ -212,7 +233,11 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         return [waveform[start : start + self.num_samples] for start in starts]
 
     def features(self, waveform: torch.Tensor) -> np.ndarray:
-        """Turns samples (T,) into the model's input for one clip: (T,) or (F, `num_mel_bins`)."""
+        """Turns samples (T,) into the model's input for one clip: (T,) or (F, `num_mel_bins`).
+
+        Raises:
+            ValueError: The result is not finite, because the samples are too large.
+        """
         values = waveform
         if self.representation == "mel":
             spectrogram = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
@@ -220,6 +245,8 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
             values = spectrogram(waveform)[:, :num_frames].clamp(min=self.mel_floor).log().T  # (F, mel bins)
         if self.do_normalize:
             values = (values - values.mean()) / (values.var(unbiased=False) + VARIANCE_FLOOR).sqrt()
+        if not values.isfinite().all():
+            raise ValueError(f"the samples are too large, up to {waveform.abs().max():.3g}")
         return values.numpy()
 
 

@@ -70,6 +70,44 @@ def check_cloud(points: np.ndarray, feature_names: Sequence[str]) -> None:
         raise ValueError(f"all {len(points)} points are the same, {points[0, :3].tolist()}, which has no shape")
 
 
+def point_keys(points: np.ndarray, seed: int) -> np.ndarray:
+    """Gives each of (P, 3 + F) points a random number (P,) uint64 that depends on its values and the seed only.
+
+    The mixing is that of SplitMix64.
+    """
+    keys = np.full(len(points), seed, np.uint64)
+    for column in points.T:
+        keys ^= (column + 0.0).view(np.uint64)  # -0.0 is 0.0
+        keys = mixed(keys)
+    return keys
+
+
+def mixed(keys: np.ndarray) -> np.ndarray:
+    """The next numbers of SplitMix64."""
+    keys = keys + np.uint64(0x9E3779B97F4A7C15)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def random_points(points: np.ndarray, num_points: int, seed: int) -> np.ndarray:
+    """Chooses points at random without replacement, in a way that does not depend on their order.
+
+    Returns:
+        Indices (num_points,).
+    """
+    keys = point_keys(points, seed)
+    order = np.argsort(keys)
+    ordered = keys[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    if not is_new.all():  # equal points: the second gets a number of its own, and so on
+        position = np.arange(len(points))
+        rank = position - np.maximum.accumulate(np.where(is_new, position, 0))
+        keys = mixed(ordered + rank.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
+        order = order[np.argsort(keys)]
+    return order[:num_points]
+
+
 def farthest_points(coordinates: np.ndarray, num_points: int) -> np.ndarray:
     """Chooses points by farthest-point sampling: each is the farthest from those chosen before it.
 
@@ -228,12 +266,23 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         return values
 
     def sample(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Reduces (P, 3 + F) to (`num_points`, 3 + F), unless the cloud is smaller or `sampling` is `"none"`."""
+        """Reduces (P, 3 + F) to (`num_points`, 3 + F), unless the cloud is smaller or `sampling` is `"none"`.
+
+        Raises:
+            ValueError: All points that were drawn are the same.
+        """
         if self.sampling == "none" or len(points) <= self.num_points:
             return points
         if self.sampling == "farthest":
+            points = points[np.argsort(point_keys(points, 0))]  # of equally far points, always the same
             return points[farthest_points(points[:, :3], self.num_points)]
-        return points[generator.choice(len(points), self.num_points, replace=False)]
+        chosen = points[random_points(points, self.num_points, int(generator.integers(2**63)))]
+        if (chosen[:, :3] == chosen[0, :3]).all():
+            raise ValueError(
+                f"all {len(chosen):,} points that were drawn from {len(points):,} are the same, "
+                f"{chosen[0, :3].tolist()}, which has no shape; remove such points, or set sampling='farthest'"
+            )
+        return chosen
 
     def normalize(self, point_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Centres and scales clouds as configured; features and masked points keep their values.

@@ -7,7 +7,7 @@ Letters: B batch, C channels, H height, W width.
 
 import base64
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .reading import is_url, naming, read_bytes
+from .reading import check_memory, is_url, naming, read_bytes
 
 logger = logging.get_logger(__name__)
 
@@ -36,21 +36,30 @@ Pixels = np.ndarray | torch.Tensor
 
 # Gray, RGB and RGBA. For other numbers of channels, `input_data_format` has to give the layout.
 INFERABLE_CHANNELS = (1, 3, 4)
+# What a pixel that reaches the model takes there: its positions, keys and values, in float32.
+BYTES_PER_INPUT = 256
 
 
-def read_pil_image(source: str) -> PIL.Image.Image:
-    """Reads a path, an http(s) URL or a base64 string into a decoded PIL image in the file's own mode.
+class ChannelsLast(np.ndarray):
+    """An image (H, W, C) whose layout is known, so that nothing is inferred from its shape."""
+
+
+def read_pil_image(source: str | bytes, name: str | None = None) -> PIL.Image.Image:
+    """Reads a path, an http(s) URL, a base64 string or a file's content into a decoded PIL image in its own mode.
 
     transformers' `load_image` is not used because it converts to RGB at once, which clips 16-bit images and drops
     transparency before it can be composited, and `load_image_as_tensor` decodes differently from Pillow.
 
     Args:
         source: A base64 string may start with `data:image/...;base64,`.
+        name: How errors refer to a file's content.
 
     Raises:
         ValueError: The file does not exist, is not an image, or is truncated.
     """
-    if is_url(source) or os.path.isfile(source):
+    if isinstance(source, bytes):
+        data, name = source, name or "the content"
+    elif is_url(source) or os.path.isfile(source):
         data = read_bytes(source)
     else:
         try:
@@ -64,8 +73,23 @@ def read_pil_image(source: str) -> PIL.Image.Image:
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder stumbles over
         reason = "unknown format" if isinstance(error, PIL.UnidentifiedImageError) else error
-        raise ValueError(f"{source[:200]!r} is not an image, or is truncated: {reason}") from error
+        name = name or f"{source[:200]!r}"
+        raise ValueError(f"{name} is not an image, or is truncated: {reason}") from error
     return image
+
+
+def read_mapping(image: Mapping) -> PIL.Image.Image:
+    """Reads a dictionary as `datasets` stores an image, with `bytes` or a `path`.
+
+    Raises:
+        ValueError: It has neither, or as in [`read_pil_image`].
+    """
+    content, path = image.get("bytes"), image.get("path")
+    if content is not None:
+        return read_pil_image(content, name=None if path is None else repr(path))
+    if path is not None:
+        return read_pil_image(os.fspath(path))
+    raise ValueError(f"expected a dictionary with `bytes` or `path`, got the keys {sorted(map(str, image))}")
 
 
 def scale_16_bits(image: np.ndarray) -> np.ndarray:
@@ -155,7 +179,13 @@ def to_channels_first(image: np.ndarray, input_data_format: str | ChannelDimensi
         return image[None]
     if image.ndim != 3:
         raise ValueError(f"expected an image of 2 or 3 dimensions, or a batch of 4, got shape {image.shape}")
+    if input_data_format is None and isinstance(image, ChannelsLast):
+        input_data_format = ChannelDimension.LAST
     if input_data_format is None:
+        if image.shape[0] in INFERABLE_CHANNELS and image.shape[-1] in INFERABLE_CHANNELS:
+            raise ValueError(
+                f"the channels of shape {image.shape} may be its first or its last dimension; set input_data_format"
+            )
         if image.shape[0] not in INFERABLE_CHANNELS and image.shape[-1] not in INFERABLE_CHANNELS:
             raise ValueError(
                 f"expected {INFERABLE_CHANNELS} channels in the first or the last dimension, got shape {image.shape}; "
@@ -245,6 +275,33 @@ def is_rescaled(image: Pixels) -> bool:
     return image.dtype in (np.float32, torch.float32) and bool(image.min() >= 0 and image.max() <= 1)
 
 
+def check_size(image: Pixels, size: SizeDict | None) -> None:
+    """Refuses images of more pixels than a model can take, before they are resized.
+
+    Args:
+        image: (C, H, W).
+        size: What it will be resized to; `None` if it keeps its size.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    height, width = image.shape[-2:]
+    edge = size and (size.shortest_edge or size.longest_edge)
+    scale = 1.0
+    if size and size.height and size.width:
+        height, width = size.height, size.width
+    elif size and edge:
+        scale = edge / (min(height, width) if size.shortest_edge else max(height, width))
+        if size.shortest_edge and size.longest_edge:
+            scale = min(scale, size.longest_edge / max(height, width))
+    name = f"an image of {height:,} x {width:,} pixels" + (f", resized by {scale:.3g}," if scale != 1 else "")
+    check_memory(
+        int(BYTES_PER_INPUT * height * width * scale**2),
+        name,
+        "; so does do_resize=True with a size of height and width",
+    )
+
+
 def to_gray(image: Pixels) -> Pixels:
     """Converts RGB (3, H, W) to one channel by the luma of ITU-R 601, as Pillow's mode "L" does.
 
@@ -301,8 +358,11 @@ class ImagePerceiverImageProcessorBase(Backend):
         """
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
-        if isinstance(image_url_or_urls, str | os.PathLike):
-            return read_pil_image(os.fspath(image_url_or_urls))
+        if isinstance(image_url_or_urls, Mapping):
+            return read_mapping(image_url_or_urls)
+        if isinstance(image_url_or_urls, str | os.PathLike | bytes):
+            source = image_url_or_urls
+            return read_pil_image(source if isinstance(source, bytes) else os.fspath(source))
         if is_valid_image(image_url_or_urls):
             return image_url_or_urls
         raise TypeError(
@@ -392,9 +452,12 @@ class ImagePerceiverImageProcessorBase(Backend):
                 "values between 0 and 1, set `do_rescale=False` to avoid rescaling them again."
             )
 
+        do_resize = bool(kwargs.get("do_resize", True))
         # The backends crop last. Here the crop comes first; they do the rest.
         if do_center_crop:
             images = [self.center_crop(image, size=size, crop_size=crop_size) for image in images]
+        for image in images:
+            check_size(image, size if do_resize else None)
         batch = super()._preprocess(
             images,
             size=size,
@@ -411,6 +474,10 @@ class ImagePerceiverImageProcessorBase(Backend):
         )
         images = batch["pixel_values"]
         images = [image.float() if isinstance(image, torch.Tensor) else image.astype(np.float32) for image in images]
+
+        for index, image in enumerate(images):
+            if not torch.as_tensor(image).isfinite().all():
+                raise ValueError(f"image {index} has pixels that are too large to be normalised")
 
         data: dict[str, list[Pixels]] = {}
         if do_pad:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from .point_cloud_claims import CHECKS
 from .reading import import_optional, is_url, read_bytes
 
 # The points of a file: columns by name or, if the columns have no names, an array (P, columns).
@@ -131,8 +132,6 @@ def read_numpy(data: bytes, suffix: str, num_points: int, generator: np.random.G
 
     Object arrays are refused, because they would have to be unpickled.
     """
-    if not data.startswith((b"\x93NUMPY", b"PK")):
-        raise ValueError("it does not begin as NumPy's files do")
     content = np.load(io.BytesIO(data), allow_pickle=False)
     if isinstance(content, np.ndarray):
         return content
@@ -174,21 +173,54 @@ def select(columns: Columns, feature_names: Sequence[str], suffix: str) -> np.nd
     Raises:
         ValueError: One of them is missing.
     """
+    is_text = READERS[suffix] is read_text
     if isinstance(columns, np.ndarray):
         # Text files often carry more columns than the coordinates; arrays are expected to hold only what is wanted.
-        is_text = READERS[suffix] is read_text and columns.ndim == 2 and columns.shape[1] > 3
-        return columns[:, :3] if is_text and not feature_names else columns
+        if is_text and columns.ndim == 2 and columns.shape[1] > 3 and not feature_names:
+            return columns[:, :3]
+        if not is_text or columns.ndim != 2 or columns.shape[1] != 3 + len(feature_names):
+            return columns
+        columns = named(columns, (*COORDINATES, *feature_names))
     columns = {SYNONYMS.get(name.lower(), name.lower()): column for name, column in columns.items()}
     wanted = [*COORDINATES, *(SYNONYMS.get(name.lower(), name.lower()) for name in feature_names)]
     if missing := [name for name in wanted if name not in columns]:
         raise ValueError(f"it has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
-    return np.stack([as_float(name, columns[name]) for name in wanted], axis=1)
+    values = {name: as_float(name, columns[name]) for name in wanted}
+    values |= fractions(values)
+    return np.stack([values[name] for name in wanted], axis=1)
 
 
 def as_float(name: str, column: np.ndarray) -> np.ndarray:
     """Converts a column to float64; unsigned colours and intensities become fractions of their type's range."""
     is_fraction = name in FRACTIONS and column.dtype.kind == "u"
     return column / np.iinfo(column.dtype).max if is_fraction else column.astype(np.float64)
+
+
+def fractions(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns colours and intensities in 0..1 also where the file does not give them a type of unsigned integers.
+
+    Whole numbers up to 255 are colours of 8 bits, and up to 65,535 of 16 bits; all colours of a file have one scale.
+
+    Raises:
+        ValueError: Their scale cannot be told.
+    """
+    if not len(values["x"]):
+        return {}
+    colours = {name: column for name, column in values.items() if name in FRACTIONS and name != "intensity"}
+    found = np.concatenate(list(colours.values())) if colours else np.zeros(1)
+    if (name := "intensity") in values:
+        least, most = np.nanmin(values[name]), np.nanmax(values[name])
+        if not (0 <= least <= most <= 1):
+            raise ValueError(
+                f"its intensities, {least:g} to {most:g}, have no known scale; bring them to 0..1, or store them as "
+                "unsigned integers, in PLY, PCD or LAS"
+            )
+    least, most = np.nanmin(found), np.nanmax(found)
+    if 0 <= least <= most <= 1:
+        return {}
+    if least < 0 or most > 65535 or not (found == np.round(found)).all():
+        raise ValueError(f"its colours, {least:g} to {most:g}, have no known scale; bring them to 0..1 or 0..255")
+    return {name: column / (255 if most <= 255 else 65535) for name, column in colours.items()}
 
 
 def read_point_cloud(
@@ -225,13 +257,15 @@ def read_point_cloud(
     if not data.strip():
         raise ValueError(f"{name[:200]!r} is empty")
     try:
+        if suffix in CHECKS:
+            CHECKS[suffix](data)
         points = select(READERS[suffix](data, suffix, num_points, generator), feature_names, suffix)
         if not points.size:
             raise ValueError("it has no points")
         return points
-    except ImportError:
+    except (ImportError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # a broken file raises whatever its parser stumbles over
+    except BaseException as error:  # a broken file raises whatever its parser stumbles over; lazrs no Exception
         reason = shorten(str(error), width=200, placeholder=" ...") or type(error).__name__
         raise ValueError(f"{name[:200]!r} is not a point cloud, or is broken: {reason}") from error
 

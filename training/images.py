@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL.Image import Image as PilImage
+from PIL.Image import fromarray
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.image_transforms import convert_to_rgb
 
 from perceivers.modeling.configuration_image_perceiver import ImagePerceiverConfig
-from perceivers.preprocessors.image_processing_base_image_perceiver import pil_to_array, read_pil_image
+from perceivers.preprocessors.image_processing_base_image_perceiver import (
+    ChannelsLast,
+    pil_to_array,
+    read_pil_image,
+)
 from perceivers.preprocessors.image_processing_image_perceiver import ImagePerceiverImageProcessor
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
@@ -209,9 +213,9 @@ class ImageTransform(Transform):
     def __call__(self, inputs: list) -> BatchFeature:
         """Augments and processes the images."""
         if self.augmentation is not None:
-            if getattr(self.processor, "do_convert_rgb", False):
-                inputs = [convert_to_rgb(image) for image in inputs]
-            inputs = [self.augmentation(image) for image in inputs]
+            # The conversion that the processor would do; Pillow's own clips 16 bits and drops transparency.
+            do_convert_rgb = bool(getattr(self.processor, "do_convert_rgb", False))
+            inputs = [self.augmentation(fromarray(pil_to_array(image, do_convert_rgb))) for image in inputs]
         return self.processor(inputs, return_tensors="pt", **(self.options or {}))
 
 
@@ -275,9 +279,9 @@ class ImageModality(Modality):
 
         The stock pipeline's own reading clips 16-bit images, drops transparency and makes all images RGB.
         """
-        return pil_to_array(
-            read_pil_image(source), do_convert_rgb=getattr(processor, "do_convert_rgb", None) is not False
-        )
+        do_convert_rgb = getattr(processor, "do_convert_rgb", None) is not False
+        array = pil_to_array(read_pil_image(source), do_convert_rgb)
+        return array.view(ChannelsLast) if array.ndim == 3 else array  # a picture of 3 rows is no channels-first one
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """Makes a processor on torchvision if that is installed and works, else on Pillow."""
