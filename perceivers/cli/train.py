@@ -20,6 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import perceivers
+from perceivers.cli.checks import check_metric, check_processor_fields, check_training_flags
 from perceivers.cli.errors import UsageError, UserError
 from perceivers.cli.flags import FlagParser, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
@@ -78,6 +79,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         model, data, augmentation, training = parser.to_dataclasses(namespace)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
+    check_training_flags(training)
     return argparse.Namespace(
         task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
     )
@@ -106,7 +108,9 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
                 f"{arguments.model_name_or_path} is of type {config.model_type}, which has no model for {task.name}; "
                 "choose its task with `--task`."
             )
-        return config, auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+        processor = auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+        check_processor_fields(processor, processor_fields)
+        return config, processor
     if arguments.variant:
         config = config_class.from_variant(arguments.variant, **config_fields)
     elif config_fields:
@@ -116,7 +120,9 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
             "Say which model to train: `--model_name_or_path`, `--config`, or `--variant`, one of "
             f"{', '.join(config_class.variants)}."
         )
-    return config, task.modality.make_processor(config, processor_fields)
+    processor = task.modality.make_processor(config, processor_fields)
+    check_processor_fields(processor, processor_fields)
+    return config, processor
 
 
 def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
@@ -174,6 +180,7 @@ def make_trainer(
     eval_transform = modality.eval_transform(processor)
     examples.train.set_transform(ExampleTransform(modality, objective, targets, transform))
     examples.validation.set_transform(ExampleTransform(modality, objective, targets, eval_transform))
+    check_metric(training.metric_for_best_model, objective.titles(targets))
     metric = str(training.metric_for_best_model).removeprefix("eval_")
     if metric in objective.titles(targets) and "greater_is_better" not in arguments.recipe:
         training.greater_is_better = objective.greater_is_better(metric)
