@@ -5,16 +5,12 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 import perceivers_cli
 from perceivers import (
@@ -26,48 +22,9 @@ from perceivers import (
 from perceivers.cli import info, predict
 from perceivers.cli.checks import check_metric, check_processor_fields, check_training_flags
 from perceivers.cli.errors import UsageError
-from perceivers.cli.main import main
 from perceivers.tasks import TASKS
 from perceivers.training.arguments import PerceiverTrainingArguments
-from tests.models import tiny_image_model
-
-ROOT = Path(__file__).parent.parent
-
-
-def save_images(folder, number=6, size=(12, 10)):
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    for index in range(number):
-        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
-
-
-def save_model(folder, names=("dark", "light")):
-    labels = dict(enumerate(names))
-    label2id = {name: index for index, name in labels.items()}
-    tiny_image_model(num_labels=len(names), id2label=labels, label2id=label2id).save_pretrained(folder)
-    ImagePerceiverImageProcessorPil(size=16, crop_size=18).save_pretrained(folder)
-    return folder
-
-
-def edit_config(folder, **changes):
-    values = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(values))
-
-
-def edit_weights(folder, change):
-    path = folder / "model.safetensors"
-    save_file(change(load_file(path)), path, metadata={"format": "pt"})
-
-
-def run(*words):
-    return main([str(word) for word in words])
-
-
-def run_apart(*words, script="import sys, perceivers_cli; sys.exit(perceivers_cli.main(sys.argv[1:]))", **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+from tests.runs import edit_config, edit_weights, run, run_apart, save_images, save_model
 
 
 @pytest.fixture
