@@ -12,6 +12,7 @@ from pathlib import Path
 UNFINISHED = "_unfinished"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
+CHECKED = (".json", ".safetensors", ".pt", ".pth", ".bin")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
 # Bytes of the length that a safetensors file starts with.
 LENGTH_BYTES = 8
@@ -41,6 +42,8 @@ def damage(folder: Path) -> str | None:
         The file and what is wrong with it; `None` if nothing is.
     """
     for path in sorted(folder.iterdir()):
+        if path.suffix not in CHECKED or path.name.startswith("."):
+            continue
         try:
             reason = _damage_of_file(path) if path.is_file() else None
         except OSError as error:

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,17 @@ def check_training_flags(training: PerceiverTrainingArguments) -> None:
         )
     if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
         raise UsageError(f"`--num_train_epochs` must be above 0, got {training.num_train_epochs}.")
+
+
+def check_config_fields(fields: Mapping[str, Any]) -> None:
+    """Refuses an attention that would be downloaded as code and run: a recipe must not be able to ask for that.
+
+    Raises:
+        UsageError: Which names the field.
+    """
+    for name, value in fields.items():
+        if name.endswith("_implementation") and "/" in str(value):
+            raise UsageError(f"`{name}={value}` would run code from the Hub, which no configuration can ask for.")
 
 
 def check_metric(name: str | None, metrics: Collection[str]) -> None:

@@ -22,9 +22,9 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 import perceivers
-from perceivers.cli.checks import check_metric, check_processor_fields, check_training_flags
+from perceivers.cli.checks import check_config_fields, check_metric, check_processor_fields, check_training_flags
 from perceivers.cli.errors import UsageError, UserError, one_line
-from perceivers.cli.flags import FlagParser, find_recipe, load_recipe, recipe_argv, task_from_argv
+from perceivers.cli.flags import FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
 from perceivers.training.arguments import (
     DataArguments,
@@ -98,10 +98,12 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
     """
     config_fields = parse_assignments(arguments.config, "config")
     processor_fields = parse_assignments(arguments.processor, "processor")
+    check_config_fields(config_fields)
     config_class, auto_processor = task.modality.config_class, task.modality.auto_processor
     if arguments.model_name_or_path:
         if arguments.variant:
             raise UsageError("`--variant` and `--model_name_or_path` exclude each other.")
+        check_files(arguments.model_name_or_path)
         origin: dict[str, Any] = {
             "revision": arguments.model_revision,
             "trust_remote_code": arguments.trust_remote_code,
