@@ -1,15 +1,19 @@
 """The `perceivers` command: answers what needs no model at once, and leaves the rest to `perceivers.cli`.
 
 This module is beside the package because `import perceivers` takes seconds. It imports the standard library only, and
-answers `--help`, `--version`, `train --list` and unknown commands.
+answers `--help`, `--version`, `train --list` and unknown commands. Whatever a command raises becomes one line here.
 """
 
 import argparse
 import difflib
 import importlib
 import os
+import select
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,13 +27,22 @@ COMMANDS = {
     "convert": "convert a checkpoint from or to the layout of transformers' own Perceivers",
 }
 
-INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+# What shells report for a program that Ctrl-C, a reader that went away, or SIGTERM ended.
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+
+# Errors whose message is enough: ours, and those of files, servers and packages that are not installed.
+PLAIN_ERRORS = (ValueError, OSError, ImportError)
+MEMORY_HINT = "Not enough memory: smaller batches or inputs need less"
 
 
 class UsageError(ValueError):
     """Arguments that make no command; shown as one line, exit code 2."""
 
     exit_code = 2
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which containers and batch systems send; it does what Ctrl-C does."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -80,9 +93,40 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" (did you mean `{matches[0]}`?)" if matches else ""
 
 
+def printable(text: str) -> str:
+    """Escapes what would control a terminal, or cannot be written to one: a name can hold anything."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Returns the error's message without line breaks, or its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns what the user needs to know of an error, in one line."""
+    is_wrapped = _is_wrapper(error)
+    while _is_wrapper(error) and error.__cause__ is not None:
+        error = error.__cause__
+    name, message = type(error).__name__, one_line(error)
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return MEMORY_HINT + ("." if message == name else f": {message}")
+    if "Traceback (most recent call last):" in message:  # of a process that loads data
+        message = printable(str(error).strip().splitlines()[-1].strip())
+    if isinstance(error, KeyError):
+        message = f"Missing key {message}."
+    if is_wrapped or isinstance(error, PLAIN_ERRORS):
+        return message
+    kind = "" if message.startswith(name) else f"{name}: "
+    return f"{kind}{message} (`--traceback` shows where it comes from)"
+
+
+def _is_wrapper(error: BaseException) -> bool:
+    """Whether the cause says more: huggingface_hub wraps errors of fields. Its import would take a second."""
+    return any(kind.__name__ == "StrictDataclassError" for kind in type(error).__mro__)
 
 
 def wants_traceback(argv: list[str]) -> bool:
@@ -133,26 +177,83 @@ def quick_answer(argv: Sequence[str]) -> int | None:
     return None
 
 
+def report(error: BaseException) -> int:
+    """Prints an error as one line, and returns the exit code."""
+    if isinstance(error, BrokenPipeError) and _reader_is_gone():  # `| head` has read enough
+        _drop_output()
+        return PIPE_CLOSED
+    if isinstance(error, KeyboardInterrupt):
+        is_terminated = isinstance(error, Terminated)
+        print(f"perceivers: {error}" if str(error) else "perceivers: interrupted", file=sys.stderr)
+        return TERMINATED if is_terminated else INTERRUPTED
+    print(f"perceivers: error: {describe_error(error)}", file=sys.stderr)
+    return getattr(error, "exit_code", 1)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more; other pipes, such as those between processes, can break too."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no such call on this system, or stdout is no file
+        return False
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Forgets what could not be written; Python would try again at its end, and complain."""
+    with suppress(OSError, ValueError):  # raised if it is no file of the system
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into an exception, so that what is open is closed. Only the main thread can do this."""
+
+    def stop(signum, frame):
+        raise Terminated
+
+    is_ours = threading.current_thread() is threading.main_thread()
+    is_ours = is_ours and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if is_ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code; see `perceivers.cli.main`."""
+    """Runs the command and returns its exit code.
+
+    Whatever is raised, by any library, is one line on stderr, or a traceback with `--traceback`.
+
+    Returns:
+        0; 1 for an error; 2 for wrong arguments; 130 for Ctrl-C; 141 for a closed pipe; 143 for SIGTERM.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    words = list(argv)
-    show_traceback = wants_traceback(words)
+    show_traceback = wants_traceback(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack a letter of a label or a name
     try:
-        code = quick_answer(words)
-    except UsageError as error:
-        if show_traceback:
-            raise
-        print(f"perceivers: error: {one_line(error)}", file=sys.stderr)
-        return error.exit_code
-    if code is not None:
+        with _sigterm_raises():
+            try:
+                code = quick_answer(argv)
+                if code is None:
+                    code = importlib.import_module("perceivers.cli.main").run_command(argv)
+            finally:
+                _flush()  # here, as errors at Python's end cannot be caught
         return code
-    try:
-        module = importlib.import_module("perceivers.cli.main")
-    except KeyboardInterrupt:  # the import takes seconds
-        print("perceivers: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return module.main(argv)
+    except (Exception, KeyboardInterrupt) as error:
+        if show_traceback and not isinstance(error, BrokenPipeError):
+            raise
+        return report(error)
 
 
 if __name__ == "__main__":

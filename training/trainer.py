@@ -1,9 +1,10 @@
-"""transformers' Trainer with an objective, batch augmentation, timm's optimisers and a Ctrl-C that loses nothing."""
+"""transformers' Trainer with an objective, batch augmentation, timm's optimisers, and an end that loses nothing."""
 
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,23 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .arguments import PerceiverTrainingArguments
+from .checkpoints import STATE, UNFINISHED, written_beside
 from .modality import Batch
 from .objective import Objective
 
 
+class DivergedError(ValueError):
+    """The loss or the weights are no longer finite, so that more training is lost."""
+
+
 class PerceiverTrainer(Trainer):
     """A Trainer that augments batches, uses timm's optimisers, and leaves the model card to the caller.
+
+    It stops at the first loss that is not finite. Models and checkpoints are written beside their place and renamed,
+    so that there is never half of one.
 
     Args:
         objective: What is predicted; gives loss, metrics and collator.
@@ -43,6 +53,8 @@ class PerceiverTrainer(Trainer):
         **kwargs: Any,
     ):
         self.batch_transform, self.sample_weights = batch_transform, sample_weights
+        self._last_checkpoint: Path | None = None
+        self._is_saving = False
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
         super().__init__(
@@ -67,10 +79,77 @@ class PerceiverTrainer(Trainer):
         return WeightedRandomSampler(self.sample_weights.tolist(), len(self.sample_weights), generator=generator)
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
-        """Runs the Trainer's step on the augmented batch."""
+        """Runs the Trainer's step on the augmented batch.
+
+        Raises:
+            DivergedError: If the loss is not finite.
+        """
         if self.batch_transform is not None:
             inputs = self.batch_transform(inputs)
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise self._diverged(f"the loss of step {self.state.global_step + 1} is {loss.item()}")
+        return loss
+
+    def _diverged(self, what: str) -> DivergedError:
+        kept = f"{self._last_checkpoint} is the last checkpoint before" if self._last_checkpoint else "none was saved"
+        return DivergedError(
+            f"Training stopped because it diverged (NaN or infinity): {what}. Lower `--learning_rate`, add "
+            f"`--warmup_steps`, or keep `--max_grad_norm` at 1. Checkpoints: {kept}."
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Saves a model whose weights are finite, as a whole.
+
+        Raises:
+            DivergedError: If the weights are not finite.
+        """
+        assert self.model is not None
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._diverged(f"after step {self.state.global_step}, {name} has such values")
+        with written_beside(Path(output_dir or str(self.args.output_dir))) as folder:
+            super()._save(str(folder), state_dict)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / UNFINISHED) if self._is_saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Saves a checkpoint as a whole, and deletes older ones only then."""
+        state, run_folder = self.state, Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if self.args.world_size > 1:  # all processes write into it; none may rename it early
+            super()._save_checkpoint(model, trial)
+        else:
+            with written_beside(run_folder) as unfinished:
+                self._is_saving = True
+                try:
+                    super()._save_checkpoint(model, trial)
+                finally:
+                    self._is_saving = False
+                if state.best_global_step == state.global_step:
+                    state.best_model_checkpoint = str(run_folder / name)  # the Trainer saw it where it was written
+                    state.save_to_json(str(unfinished / name / STATE))
+            if self.args.push_to_hub:
+                self._push_from_checkpoint(str(run_folder / name))
+            rotate_checkpoints(
+                output_dir=str(run_folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self._last_checkpoint = run_folder / name
+
+    def save_checkpoint(self) -> None:
+        """Saves a checkpoint of the last step."""
+        assert self.model is not None
+        self._save_checkpoint(self.model, trial=None)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._is_saving:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Keeps the caller's card, which the Trainer would overwrite before it pushes."""
@@ -79,36 +158,44 @@ class PerceiverTrainer(Trainer):
 class StopOnInterrupt(TrainerCallback):
     """Ends training with a checkpoint after the step in which Ctrl-C was pressed; pressed again, it ends at once.
 
+    SIGTERM, which containers and batch systems send before they end a process, does the same.
+
     Attributes:
-        was_interrupted: Whether it was pressed.
+        received: The signal; `None` as long as there was none.
     """
 
     def __init__(self):
-        self.was_interrupted = False
-        self._previous_handler = None
+        self.received: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether there was a signal."""
+        return self.received is not None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        """Takes over Ctrl-C."""
+        """Takes over the signals."""
         # Python lets only the main thread handle signals; elsewhere Ctrl-C ends the run as usual.
         if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.signal(number, self._handle)
 
     def _handle(self, signum, frame):
         if self.was_interrupted:
             raise KeyboardInterrupt
-        self.was_interrupted = True
+        self.received = signum
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        """Saves and stops if Ctrl-C was pressed."""
+        """Saves and stops if there was a signal."""
         if self.was_interrupted:
             control.should_save = True
             control.should_training_stop = True
 
     def restore(self):
-        """Gives Ctrl-C its former meaning back."""
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        """Gives the signals their former meaning back."""
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
 
 
 def timm_optimizer(args: PerceiverTrainingArguments) -> tuple[Any, dict[str, Any]]:

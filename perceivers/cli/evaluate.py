@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from perceivers.cli.checks import check_weights, check_whole, move_to_device
+from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
 from perceivers.training.datasets import load_examples
@@ -56,12 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     modality, objective = task.modality, task.objective
     trust: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
     processor = modality.auto_processor.from_pretrained(arguments.model, **trust)
-    model = task.auto_model(arguments.config).from_pretrained(arguments.model, **trust)
-    fallback = "cuda" if torch.cuda.is_available() else "cpu"
+    model, loading = task.auto_model(arguments.config).from_pretrained(
+        arguments.model, output_loading_info=True, **trust
+    )
+    check_whole(loading, arguments.model, task.name)
+    check_weights(model, arguments.model)
+    model = move_to_device(model, arguments.device)
     transform = modality.eval_transform(processor)
     examples = load_examples(modality, objective, arguments.data, seed=0, is_training=False, transform=transform)
     results = evaluate_model(
-        model.to(arguments.device or fallback),
+        model,
         modality,
         objective,
         examples.targets,
@@ -71,12 +75,27 @@ def run(arguments: argparse.Namespace) -> int:
         modality.chunks(processor),
     )
     results = {"model": arguments.model, "data": examples.source, "unreadable": examples.unreadable, **results}
-    if arguments.output_file:
-        Path(arguments.output_file).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(results, indent=2, allow_nan=False)
+    # Print first: the results are there even if they cannot be written.
     if arguments.json:
-        print(json.dumps(results, indent=2))
-        return 0
-    print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
-    for line in examples.unreadable:
-        print(f"skipped {line}")
+        print(text, flush=True)
+    else:
+        print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
+        for line in examples.unreadable:
+            print(f"skipped {line}", flush=True)
+    if arguments.output_file:
+        write_text(Path(arguments.output_file), text + "\n")
     return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file and the folders above it.
+
+    Raises:
+        UserError: If that fails.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The results are above, but could not be written: {error}") from error

@@ -1,19 +1,23 @@
 """Flags from dataclasses, recipes, and the task that they are about, for `train` and `evaluate`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, TrainingArguments
 
-from perceivers.cli.errors import UsageError, one_line
+from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
 from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
+from perceivers.training.checkpoints import damage
 from perceivers.training.recipe import read_recipe, recipe_to_argv
 from perceivers_cli import CommandParser, built_in_recipes, did_you_mean
 
-# Never recorded: secrets, and what belongs to one run only.
-UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint")
+# Given on the command line alone: a recipe comes from anywhere.
+TRUST = "trust_remote_code"
+# Never recorded: secrets, trust, and what belongs to one run only.
+UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint", TRUST)
 
 
 class FlagParser(CommandParser, HfArgumentParser):
@@ -101,9 +105,14 @@ def recipe_argv(path: Path, flags: list[str]) -> list[str]:
         flags: Names of all flags, without dashes.
 
     Raises:
-        UsageError: If it is not YAML or has an unknown key; the message has the closest one.
+        UsageError: If it is not YAML, has an unknown key, whose message has the closest one, or asks for trust.
     """
     recipe = load_recipe(path)
+    if recipe.pop(TRUST, False):
+        raise UsageError(
+            f"The recipe {path} sets `{TRUST}`, which would run code of others: it is taken from the command line "
+            f"only. If you trust that code, remove the line and add `--{TRUST}`."
+        )
     if unknown := [name for name in recipe if name not in flags]:
         raise UsageError(f"The recipe has an unknown key `{unknown[0]}`{did_you_mean(str(unknown[0]), flags)}.")
     return recipe_to_argv(recipe)
@@ -136,8 +145,9 @@ def load_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConf
         The task, and the model's configuration.
 
     Raises:
-        ValueError: If there is no such model, or it is for none of the tasks.
+        ValueError: If there is no such model, one of its files is damaged, or it is for none of the tasks.
     """
+    check_files(model)
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -145,3 +155,13 @@ def load_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConf
             f"`{model}` is neither a folder with a model nor reachable on the Hub: {one_line(error)}"
         ) from error
     return task_for_model(model, config), config
+
+
+def check_files(model: str) -> None:
+    """Refuses a folder in which a file of the model is damaged; libraries would not say which.
+
+    Raises:
+        UserError: Which names the file.
+    """
+    if os.path.isdir(model) and (reason := damage(Path(model))):
+        raise UserError(f"The model in {model} is damaged: {reason}.")

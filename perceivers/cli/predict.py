@@ -3,9 +3,11 @@
 import argparse
 import glob
 import json
+import math
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,8 @@ from typing import Any, cast
 from huggingface_hub.utils import tqdm
 from transformers import Pipeline, PreTrainedConfig, pipeline
 
-from perceivers.cli.errors import one_line
+from perceivers.cli.checks import check_weights, check_whole, move_to_device
+from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
 from perceivers.tasks import Task
 from perceivers.training.folders import (
@@ -25,12 +28,14 @@ from perceivers.training.folders import (
     counted,
     folders_below,
     has_suffix,
-    printable,
     say,
     search_folder,
 )
+from perceivers_cli import printable
 
 URL_PREFIXES = ("http://", "https://")
+# Of a label in the table; a longer one moves the rest of its row.
+WIDEST_LABEL = 40
 
 
 @dataclass
@@ -67,40 +72,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, default=1, help="number of labels to print for each input; 1 by default")
     parser.add_argument("--batch_size", type=int, default=8, help="8 by default; affects only the speed")
     parser.add_argument("--device", help="such as cpu or cuda:0; the first accelerator by default")
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    parser.add_argument("--json_lines", action="store_true", help="print a line of JSON for each input")
     parser.add_argument("--output_dir", type=Path, help="also write the prediction for each input to a file in here")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code on this machine")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints predictions to stdout, and a line to stderr for each input that has none.
+    """Prints predictions to stdout as they come, and a line to stderr for each input that has none.
 
     Returns:
         The exit code: 0 if there is a prediction for all inputs, else 1.
 
     Raises:
         ValueError: If an argument is out of range, an input matches nothing, or the model cannot be loaded.
+        KeyboardInterrupt: After Ctrl-C, with everything printed that was predicted.
     """
     for name in ("top_k", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, got {getattr(arguments, name)}.")
+    if arguments.json and arguments.json_lines:
+        raise UserError("`--json` and `--json_lines` exclude each other.")
     task, config = load_task(arguments.model, arguments.trust_remote_code)
     noun = task.modality.name
     files = find_files(arguments.inputs, task.modality.suffixes, noun)
-    predictor = load_pipeline(task, arguments.model, config, arguments.device, arguments.trust_remote_code)
-
-    results = []
-    with tqdm(total=len(files), unit=noun, disable=None if len(files) > arguments.batch_size else True) as bar:
-        for result in predict(task, predictor, files, arguments.batch_size, arguments.top_k):
-            results.append(result)
-            if result.error is not None:
-                bar.write(f"{result.file}: {result.error}", file=sys.stderr)
-            bar.update()
     if arguments.output_dir is not None:
-        write_predictions(task, results, arguments.output_dir)
-    columns = task.objective.prediction_columns
-    print(format_json(results) if arguments.json else format_table(results, columns))
-    return int(any(result.error is not None for result in results))
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)  # before the work, as it may fail
+    predictor = load_pipeline(task, arguments.model, config, arguments.device, arguments.trust_remote_code)
+    names = NameGiver(task.modality.name)
+    failures = done = 0
+    with (
+        make_printer(arguments, task, predictor, files) as printer,
+        tqdm(total=len(files), unit=noun, disable=None if len(files) > arguments.batch_size else True) as bar,
+    ):
+        try:
+            for result in predict(task, predictor, files, arguments.batch_size, arguments.top_k):
+                printer.print(result)
+                errors = [] if result.error is None else [result.error]
+                if arguments.output_dir is not None and result.error is None:
+                    errors += write_prediction(task, result, arguments.output_dir, names.name(result.file))
+                for error in errors:
+                    bar.write(f"{printable(result.file)}: {error}", file=sys.stderr)
+                failures += len(errors)
+                done += 1
+                bar.update()
+        except KeyboardInterrupt as interruption:
+            raise type(interruption)(f"interrupted after {done:,} of {len(files):,} {task.modality.noun}") from None
+    return int(failures > 0)
 
 
 def find_files(patterns: Iterable[str], suffixes: frozenset[str], noun: str = "file") -> list[str]:
@@ -193,22 +211,16 @@ def load_pipeline(
     model, loading = task.auto_model(config).from_pretrained(
         name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
     )
-    # Missing weights are initialised at random, and so would be the predictions.
-    if loading["missing_keys"]:
-        raise ValueError(
-            f"`{name}` is not a complete model for {task.name}: it has no weights for "
-            f"{', '.join(sorted(loading['missing_keys']))}."
-        )
-    try:
-        return pipeline(
-            cast(Any, task.name),
-            model=model,
-            device=device,
-            pipeline_class=task.pipeline_class(processor),
-            **{modality.processor_argument: processor},
-        )
-    except (AssertionError, RuntimeError) as error:  # PyTorch lacks the device or does not know it
-        raise ValueError(f"The device `{device}` cannot be used: {one_line(error)}") from error
+    check_whole(loading, name, task.name)
+    check_weights(model, name)
+    model = move_to_device(model, device)
+    return pipeline(
+        cast(Any, task.name),
+        model=model,
+        device=model.device,
+        pipeline_class=task.pipeline_class(processor),
+        **{modality.processor_argument: processor},
+    )
 
 
 def predict(task: Task, predictor: Pipeline, files: Sequence[str], batch_size: int, top_k: int) -> Iterator[Result]:
@@ -237,7 +249,7 @@ def predict_batch(
     predictor.call_count = 0  # transformers warns of many calls with one input each, which these are not
     try:
         outputs: Any = predictor([data for _, data in batch], batch_size=len(batch), **options)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a processor or a model stumbles over
         if len(batch) == 1:
             batch[0][0].error = one_line(error)
             return
@@ -245,42 +257,141 @@ def predict_batch(
             predict_batch(task, predictor, [single], options)
         return
     for (result, _), output in zip(batch, outputs, strict=True):
-        result.output = output
-        result.predictions = task.objective.format_prediction(output)
+        predictions = task.objective.format_prediction(output)
+        numbers = [value for row in predictions for value in row.values() if isinstance(value, float)]
+        if all(map(math.isfinite, numbers)):
+            result.output, result.predictions = output, predictions
+        else:
+            result.error = "The model's scores are NaN or infinite."
 
 
-def write_predictions(task: Task, results: Sequence[Result], folder: Path) -> None:
-    """Writes a file for each prediction, named after its input; equal names get a number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    used: set[str] = set()
-    for result in results:
-        if result.error is not None:
-            continue
-        stem = os.path.splitext(os.path.basename(result.file))[0] or task.modality.name
+class NameGiver:
+    """Names files after inputs; equal names get a number.
+
+    Args:
+        default: The name for an input that has none.
+    """
+
+    def __init__(self, default: str):
+        self.default = default
+        self._used: set[str] = set()
+
+    def name(self, file: str) -> str:
+        """The name of the file for the prediction of an input, without a suffix."""
+        stem = os.path.splitext(os.path.basename(file))[0] or self.default
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        name = next(name for name in names if name not in used)
-        used.add(name)
+        name = next(name for name in names if name not in self._used)
+        self._used.add(name)
+        return name
+
+
+def write_prediction(task: Task, result: Result, folder: Path, name: str) -> list[str]:
+    """Writes a prediction to a file, and returns the errors, none or one: the other inputs can still be predicted."""
+    try:
         task.objective.write_prediction(result.output, folder, name)
+    except OSError as error:
+        return [f"The prediction could not be written: {one_line(error)}"]
+    return []
 
 
-def format_json(results: Sequence[Result]) -> str:
-    """Formats the results as JSON."""
-    return json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False)
+class Printer(ABC):
+    """Prints results one by one. Each is written out at once: whatever happens next, it is there."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Completes the output, also after an interruption."""
+        self.close()
+
+    @abstractmethod
+    def print(self, result: Result) -> None:
+        """Prints a result."""
+
+    def close(self) -> None:  # noqa: B027
+        """Prints what comes after the last."""
 
 
-def format_table(results: Sequence[Result], columns: Sequence[str]) -> str:
-    """Formats a row for each prediction in aligned columns; only the first row of an input names it."""
-    rows: list[tuple[Any, ...]] = [("file", *columns)]
-    for result in results:
-        for rank, prediction in enumerate(result.predictions):
-            rows.append((result.file if rank == 0 else "", *(prediction[column] for column in columns)))
-    texts = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    is_number = [any(isinstance(row[index], float) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, is_number, strict=True)
-        )
-        for row in texts
-    )
+class TablePrinter(Printer):
+    """Prints a row for each prediction; only the first row of an input names it.
+
+    Args:
+        columns: Keys of the predictions, after the column of the file.
+        widths: Of these columns and that of the file: what is known of the texts that will come.
+    """
+
+    def __init__(self, columns: Sequence[str], widths: dict[str, int]):
+        self.columns, self.widths = columns, widths
+        self._has_title = False
+
+    def print(self, result: Result) -> None:
+        """Prints a row for each prediction, none if there was an error."""
+        rows = [
+            [result.file if rank == 0 else "", *map(row.get, self.columns)]
+            for rank, row in enumerate(result.predictions)
+        ]
+        if rows and not self._has_title:
+            self._print_title(rows[0])
+        for row in rows:
+            self._print_row(row, row)
+
+    def close(self) -> None:
+        """Prints the titles if there was no prediction at all."""
+        if not self._has_title:
+            self._print_title([""] * (1 + len(self.columns)))
+
+    def _print_title(self, like: Sequence[Any]) -> None:
+        self._has_title = True
+        self._print_row(["file", *self.columns], like)
+
+    def _print_row(self, row: Sequence[Any], like: Sequence[Any]) -> None:
+        """Prints a row whose columns are aligned as those of another, numbers on the right."""
+        cells = []
+        for column, value, kind in zip(("file", *self.columns), row, like, strict=True):
+            text = f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+            width = max(self.widths.get(column, 0), len(column), 6 if isinstance(kind, float) else 0)
+            cells.append(text.rjust(width) if isinstance(kind, float) else text.ljust(width))
+        print("  ".join(cells), flush=True)
+
+
+class JsonPrinter(Printer):
+    """Prints JSON: an array with an item for each result, or a line for each.
+
+    Args:
+        is_array: Whether to print an array, which is valid whenever it is closed.
+        is_ascii: Whether to escape all other letters, for an output that lacks some.
+    """
+
+    def __init__(self, is_array: bool, is_ascii: bool):
+        self.is_array, self.is_ascii = is_array, is_ascii
+        self._is_open = False
+
+    def print(self, result: Result) -> None:
+        """Prints a result, with the error if there was one."""
+        indent = 2 if self.is_array else None
+        text = json.dumps(result.to_dict(), indent=indent, ensure_ascii=self.is_ascii, allow_nan=False)
+        if not self.is_array:
+            print(text, flush=True)
+            return
+        text = "\n".join(f"  {line}" for line in text.splitlines())
+        # The comma comes with the next item, so that the array can be closed after any.
+        print(f",\n{text}" if self._is_open else f"[\n{text}", end="", flush=True)
+        self._is_open = True
+
+    def close(self) -> None:
+        """Closes the array."""
+        if self.is_array:
+            print("\n]" if self._is_open else "[]", flush=True)
+
+
+def make_printer(arguments: argparse.Namespace, task: Task, predictor: Pipeline, files: Sequence[str]) -> Printer:
+    """Makes the printer that the flags ask for."""
+    if arguments.json or arguments.json_lines:
+        encoding = str(getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")
+        return JsonPrinter(is_array=arguments.json, is_ascii=encoding != "utf8")
+    labels = getattr(predictor.model.config, "id2label", None) or {}
+    widths = {
+        "file": max(len(printable(file)) for file in files),
+        "label": min(max((len(printable(str(label))) for label in labels.values()), default=0), WIDEST_LABEL),
+    }
+    return TablePrinter(task.objective.prediction_columns, widths)

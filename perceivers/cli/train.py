@@ -7,8 +7,11 @@ A recipe, which is a YAML file or the name of a built-in one, comes first; `--li
 """
 
 import argparse
+import math
 import os
+import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,11 @@ import datasets
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 import perceivers
-from perceivers.cli.errors import UsageError, UserError
-from perceivers.cli.flags import FlagParser, find_recipe, load_recipe, recipe_argv, task_from_argv
+from perceivers.cli.checks import check_config_fields, check_metric, check_processor_fields, check_training_flags
+from perceivers.cli.errors import UsageError, UserError, one_line
+from perceivers.cli.flags import FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
 from perceivers.training.arguments import (
     DataArguments,
@@ -29,10 +32,12 @@ from perceivers.training.arguments import (
     PerceiverTrainingArguments,
     parse_assignments,
 )
+from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, ExampleTransform, load_examples
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import write_recipe
-from perceivers.training.trainer import PerceiverTrainer, StopOnInterrupt
+from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
+from perceivers_cli import Terminated, describe_error
 
 CURVES = "training_curves.png"
 RECIPE = "recipe.yaml"
@@ -78,6 +83,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         model, data, augmentation, training = parser.to_dataclasses(namespace)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
+    check_training_flags(training)
     return argparse.Namespace(
         task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
     )
@@ -92,10 +98,12 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
     """
     config_fields = parse_assignments(arguments.config, "config")
     processor_fields = parse_assignments(arguments.processor, "processor")
+    check_config_fields(config_fields)
     config_class, auto_processor = task.modality.config_class, task.modality.auto_processor
     if arguments.model_name_or_path:
         if arguments.variant:
             raise UsageError("`--variant` and `--model_name_or_path` exclude each other.")
+        check_files(arguments.model_name_or_path)
         origin: dict[str, Any] = {
             "revision": arguments.model_revision,
             "trust_remote_code": arguments.trust_remote_code,
@@ -106,7 +114,9 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
                 f"{arguments.model_name_or_path} is of type {config.model_type}, which has no model for {task.name}; "
                 "choose its task with `--task`."
             )
-        return config, auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+        processor = auto_processor.from_pretrained(arguments.model_name_or_path, **origin, **processor_fields)
+        check_processor_fields(processor, processor_fields)
+        return config, processor
     if arguments.variant:
         config = config_class.from_variant(arguments.variant, **config_fields)
     elif config_fields:
@@ -116,7 +126,9 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
             "Say which model to train: `--model_name_or_path`, `--config`, or `--variant`, one of "
             f"{', '.join(config_class.variants)}."
         )
-    return config, task.modality.make_processor(config, processor_fields)
+    processor = task.modality.make_processor(config, processor_fields)
+    check_processor_fields(processor, processor_fields)
+    return config, processor
 
 
 def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
@@ -135,18 +147,28 @@ def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, 
 
 
 def find_checkpoint(training: PerceiverTrainingArguments) -> str | None:
-    """Finds the checkpoint to resume from, or `None`; `last` and `true` are the last one in the output folder.
+    """Finds the checkpoint to resume from, or `None`.
+
+    `last` and `true` are the last whole one in the output folder; those passed over are named on stderr.
 
     Raises:
-        UserError: If there is none, or if a new run would write into a folder that is in use.
+        UserError: If there is none, if it is damaged, or if a new run would write into a folder that is in use.
     """
-    folder, wanted = training.output_dir, training.resume_from_checkpoint
+    folder, wanted = str(training.output_dir), training.resume_from_checkpoint
+    if wanted and str(wanted).lower() in ("last", "true"):
+        checkpoint, passed_over = last_whole_checkpoint(Path(folder))
+        for line in passed_over:
+            print(f"perceivers: warning: passed over {line}", file=sys.stderr)
+        if checkpoint is None:
+            whole = " whole" if passed_over else ""
+            raise UserError(f"There is no{whole} checkpoint to resume from in {folder}.")
+        return str(checkpoint)
     if wanted:
-        is_last = str(wanted).lower() in ("last", "true")
-        checkpoint = (get_last_checkpoint(folder) if os.path.isdir(folder) else None) if is_last else str(wanted)
-        if checkpoint is None or not os.path.isdir(checkpoint):
-            raise UserError(f"There is no checkpoint to resume from in {folder if is_last else wanted}.")
-        return checkpoint
+        if not os.path.isdir(wanted):
+            raise UserError(f"There is no checkpoint to resume from in {wanted}.")
+        if reason := checkpoint_damage(Path(wanted)):
+            raise UserError(f"The checkpoint {wanted} is damaged: {reason}. `last` is the newest whole one.")
+        return str(wanted)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file; `--output_dir` needs a folder.")
     if os.path.isdir(folder) and os.listdir(folder) and not training.overwrite_output_dir:
@@ -174,6 +196,7 @@ def make_trainer(
     eval_transform = modality.eval_transform(processor)
     examples.train.set_transform(ExampleTransform(modality, objective, targets, transform))
     examples.validation.set_transform(ExampleTransform(modality, objective, targets, eval_transform))
+    check_metric(training.metric_for_best_model, objective.titles(targets))
     metric = str(training.metric_for_best_model).removeprefix("eval_")
     if metric in objective.titles(targets) and "greater_is_better" not in arguments.recipe:
         training.greater_is_better = objective.greater_is_better(metric)
@@ -205,27 +228,71 @@ def train(trainer: PerceiverTrainer, checkpoint: str | None) -> dict[str, float]
     """Trains and returns the Trainer's metrics of the training.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C, with a checkpoint written, and the command that continues the run.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint written, and the command that continues the run.
+        DivergedError: If the loss or the weights became NaN or infinite.
     """
     interruption = StopOnInterrupt()
     trainer.add_callback(interruption)
     try:
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    except DivergedError:
+        raise
+    except Exception as error:
+        rescued = rescue(trainer)
+        if rescued is None:
+            raise
+        raise UserError(f"{describe_error(error)} {rescued}") from error
     finally:
         interruption.restore()
-    state, folder = trainer.state, trainer.args.output_dir
+    state = trainer.state
     if interruption.was_interrupted and state.global_step < state.max_steps:
-        raise KeyboardInterrupt(
-            f"stopped at step {state.global_step} of {state.max_steps}; to go on: "
-            f"perceivers train {folder}/{RECIPE} --resume_from_checkpoint last"
+        raise (Terminated if interruption.received == signal.SIGTERM else KeyboardInterrupt)(
+            f"stopped at step {state.global_step} of {state.max_steps}; {how_to_go_on(trainer)}"
         )
+    return metrics
+
+
+def how_to_go_on(trainer: PerceiverTrainer) -> str:
+    """The command that continues a run."""
+    recipe = shlex.quote(f"{trainer.args.output_dir}/{RECIPE}")
+    return f"to go on: perceivers train {recipe} --resume_from_checkpoint last"
+
+
+def rescue(trainer: PerceiverTrainer) -> str | None:
+    """Saves what was trained before an error, such as that of an evaluation between epochs.
+
+    Returns:
+        What to do next; `None` if there is nothing to save, or it cannot be saved.
+    """
+    if trainer.state.global_step == 0 or trainer.args.world_size > 1:
+        return None
+    try:
+        trainer.save_checkpoint()
+    except Exception:  # of a full disk, or weights that are not finite: the first error says more
+        return None
+    return f"Step {trainer.state.global_step} is saved; {how_to_go_on(trainer)}"
+
+
+def evaluate(trainer: PerceiverTrainer) -> dict[str, float]:
+    """Evaluates the trained model, which is saved already.
+
+    Raises:
+        UserError: If that fails.
+    """
+    folder = trainer.args.output_dir
+    try:
+        metrics = trainer.evaluate()
+    except Exception as error:
+        raise UserError(f"The model is saved in {folder}, but its evaluation failed: {one_line(error)}") from error
+    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise UserError(f"The model is saved in {folder}, but its evaluation gave {wrong[0]}={metrics[wrong[0]]}.")
     return metrics
 
 
 def finish(
     trainer: PerceiverTrainer, arguments: argparse.Namespace, model: PreTrainedModel, examples: Examples
 ) -> dict[str, float]:
-    """Evaluates, and writes model, processor, results, curves and card into the output folder.
+    """Writes model and processor into the output folder, evaluates, and adds results, curves and card.
 
     Returns:
         The metrics of the evaluation.
@@ -234,14 +301,16 @@ def finish(
     training: PerceiverTrainingArguments = arguments.training
     objective, targets = task.objective, examples.targets
     folder = Path(training.output_dir)
-    metrics = trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        task.save_pipeline(model, trainer.processing_class, folder)
+    metrics = evaluate(trainer)
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
-    trainer.save_model()
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return metrics
-    task.save_pipeline(model, trainer.processing_class, folder)
     metric = objective.main_metric(targets)
     draw_curves(trainer.state.log_history, f"eval_{metric}", objective.titles(targets)[metric], folder / CURVES)
     facts = CardFacts(
@@ -288,7 +357,8 @@ def print_what_next(arguments: argparse.Namespace, examples: Examples, results: 
     if arguments.data.dataset_name in modality.built_in:
         (value,) = modality.inputs(examples.validation.with_format(None)[:1])
         example = modality.save_example(value, folder)
-    print(f"The model is in {folder}. Try it: perceivers predict {folder} {example}")
+    command = shlex.join(["perceivers", "predict", str(folder), str(example)])
+    print(f"The model is in {folder}. Try it: {command}")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,108 @@
+"""Recipes and model folders from elsewhere are not trusted, and damaged ones are named."""
+
+import time
+
+import pytest
+import yaml
+
+from perceivers.cli.checks import check_config_fields
+from perceivers.cli.errors import UsageError
+from perceivers.cli.train import parse
+from perceivers.training.recipe import read_recipe, write_recipe
+from tests.runs import run, save_images, save_model, the_line
+
+TINY = "variant: tiny\n"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("value", ["true", "True", "yes", "on", "1", "'true'", "[x]"])
+def test_a_recipe_cannot_trust(tmp_path, value):
+    path = write(tmp_path, f"{TINY}trust_remote_code: {value}\n")
+    with pytest.raises(UsageError, match=r"sets `trust_remote_code`, .* command line only"):
+        parse("perceivers train", [str(path)])
+    with pytest.raises(UsageError, match="command line only"):
+        parse("perceivers train", [str(path), "--trust_remote_code"])
+
+
+def test_trust_is_given_on_the_command_line_and_not_recorded(tmp_path):
+    arguments = parse("perceivers train", [str(write(tmp_path, TINY)), "--trust_remote_code", "--use_cpu"])
+    assert arguments.model.trust_remote_code
+    assert "trust_remote_code" not in arguments.recipe  # which recipe.yaml and the card show
+    write_recipe(tmp_path / "again.yaml", arguments.recipe, "again")
+    assert not parse("perceivers train", [str(tmp_path / "again.yaml")]).model.trust_remote_code
+
+
+def test_a_recipe_that_says_that_it_does_not_trust_is_read(tmp_path):
+    path = write(tmp_path, f"{TINY}trust_remote_code: false\nuse_cpu: true\n")
+    assert not parse("perceivers train", [str(path)]).model.trust_remote_code
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: &x 1\ndata_seed: *x\n", r"uses a YAML alias, \*x in line 2"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", r"alias, \*a in line 2"),
+        ("config: &c {a: *c}\n", r"alias, \*c in line 1"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n", r"alias, \*a in line 3"),
+        ("a: " + "[" * 100_000, "nested more than 10 levels deep in line 1"),
+        ("a: " + "{x: " * 5_000, "nested more than 10 levels"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(50)), "nested more than 10 levels deep in line 11"),
+        ("- " * 2_000 + "x", "nested more than 10 levels"),
+        ("a: " + "x" * (1 << 20), "has 1,048,579 bytes"),
+        ("a: !!python/object/apply:os.system [ls]\n", "is not YAML, line 1"),
+        ("\x00", "is not YAML"),
+        ("", "must map names of flags"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_recipes_that_no_one_needs(tmp_path, text, message):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        read_recipe(write(tmp_path, text))
+    assert time.monotonic() - start < 5
+
+
+def test_ten_levels_are_read(tmp_path):
+    text = yaml.safe_dump({"config": [[[[[[[[1]]]]]]]]})
+    assert read_recipe(write(tmp_path, text)) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_code_from_the_hub(name):
+    check_config_fields({name: "sdpa", "num_latents": 4})
+    with pytest.raises(UsageError, match=f"`{name}=owner/kernel` would run code from the Hub"):
+        check_config_fields({name: "owner/kernel"})
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", lambda content: content[: len(content) // 2], "bytes instead of"),
+        ("model.safetensors", lambda content: content[:100], "model.safetensors is cut off"),
+        ("model.safetensors", lambda content: b"", "model.safetensors is cut off"),
+        ("model.safetensors", lambda content: content + b"more", "bytes instead of"),
+        (
+            "model.safetensors",
+            lambda content: b"\x02" + b"\0" * 7 + b"[]",
+            "model.safetensors is not a safetensors file",
+        ),
+        ("config.json", lambda content: content[:-20], "config.json is not JSON"),
+        ("config.json", lambda content: b"", "config.json is empty"),
+        ("config.json", lambda content: b"[" * 100_000, "config.json is not JSON"),
+        ("preprocessor_config.json", lambda content: b"\xff\xfe", "preprocessor_config.json is not JSON"),
+    ],
+    ids=str,
+)
+def test_a_damaged_file_of_a_model_is_named(tmp_path, capsys, command, name, content, message):
+    model = save_model(tmp_path / "model")
+    (model / name).write_bytes(content((model / name).read_bytes()))
+    words = [save_images(tmp_path / "images")] if command == "predict" else []
+    assert run(command, model, *words) == 1
+    line = the_line(capsys)
+    assert f"The model in {model} is damaged: {name} " in line and message in line
