@@ -97,7 +97,7 @@ def test_code_from_the_hub(name):
         ("config.json", lambda content: b"[" * 100_000, "config.json is not JSON"),
         ("preprocessor_config.json", lambda content: b"\xff\xfe", "preprocessor_config.json is not JSON"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_a_damaged_file_of_a_model_is_named(tmp_path, capsys, command, name, content, message):
     model = save_model(tmp_path / "model")

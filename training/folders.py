@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from perceivers_cli import printable
-
 # What operating systems, archives, network drives and editors leave in folders; in lower case.
 SYSTEM_NAMES = frozenset(
     {
@@ -166,6 +164,17 @@ def _is_within(path: str, folder: str) -> bool:
 def is_utf8(text: str) -> bool:
     """Whether a file name can be written as UTF-8; Python holds other bytes of a name as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def printable(text: str) -> str:
+    """Escapes what is not UTF-8 in a file name and what would control a terminal.
+
+    The entry module has the same function, as it must not import this package.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
 
 
 def listed(names: Iterable[str]) -> str:
