@@ -204,6 +204,7 @@ def _rename_columns(
     path = os.path.expanduser(str(arguments.dataset_name))
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     examples = next(iter(splits.values()))
+    files_of: dict[str, list[str]] = {}
     for column, names in candidates.items():
         chosen = arguments.column_name(column)
         if chosen in names or (names and not chosen):
@@ -212,7 +213,7 @@ def _rename_columns(
         files = [name for name in likely if may_hold_files(examples, name, modality, folder)]
         if len(files) == 1:
             splits = as_files(splits, files[0], modality.columns[column], folder)
-            candidates[column] = files
+            candidates[column] = files_of[column] = files
     features = next(iter(splits.values())).features
     candidates |= objective.candidates(features)
     found = {
@@ -223,9 +224,7 @@ def _rename_columns(
         if name not in features:
             raise ValueError(f"There is no {column} column {name!r}; the columns are {', '.join(features)}.")
     for column in modality.columns:
-        if features[found[column]] != modality.columns[column] and not modality.accepts(
-            column, features[found[column]]
-        ):
+        if found[column] not in files_of.get(column, ()) and not modality.accepts(column, features[found[column]]):
             raise ValueError(f"Column {found[column]!r} does not hold {modality.noun}, but {features[found[column]]}.")
     for split in [name for name, examples in splits.items() if not {*found.values()} <= set(examples.column_names)]:
         lacking = listed(name for name in found.values() if name not in splits[split].column_names)
