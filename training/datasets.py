@@ -201,19 +201,8 @@ def _rename_columns(
         column: [name for name, feature in features.items() if modality.accepts(column, feature)]
         for column in modality.columns
     }
-    path = os.path.expanduser(str(arguments.dataset_name))
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    examples = next(iter(splits.values()))
-    files_of: dict[str, list[str]] = {}
-    for column, names in candidates.items():
-        chosen = arguments.column_name(column)
-        if chosen in names or (names and not chosen):
-            continue
-        likely = [name for name in features if chosen in (None, name)]
-        files = [name for name in likely if may_hold_files(examples, name, modality, folder)]
-        if len(files) == 1:
-            splits = as_files(splits, files[0], modality.columns[column], folder)
-            candidates[column] = files_of[column] = files
+    splits, files_of = _find_files(modality, splits, candidates, arguments)
+    candidates |= files_of
     features = next(iter(splits.values())).features
     candidates |= objective.candidates(features)
     found = {
@@ -235,6 +224,30 @@ def _rename_columns(
         for column in modality.columns:
             check_no_gaps(examples, found[column], split, modality.name)
     return modality.cast_columns(splits.rename_columns({name: column for column, name in found.items()}))
+
+
+def _find_files(
+    modality: Modality, splits: DatasetDict, candidates: dict[str, list[str]], arguments: DataArguments
+) -> tuple[DatasetDict, dict[str, list[str]]]:
+    """Finds columns of paths or bytes where no column has the type of the inputs.
+
+    Returns:
+        The splits, with these columns turned into files, and the name of the column for each that was found.
+    """
+    path = os.path.expanduser(str(arguments.dataset_name))
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    examples = next(iter(splits.values()))
+    files_of: dict[str, list[str]] = {}
+    for column, names in candidates.items():
+        chosen = arguments.column_name(column)
+        if chosen in names or (names and not chosen):
+            continue
+        likely = [name for name in examples.features if chosen in (None, name)]
+        files = [name for name in likely if may_hold_files(examples, name, modality, folder)]
+        if len(files) == 1:
+            splits = as_files(splits, files[0], modality.columns[column], folder)
+            files_of[column] = files
+    return splits, files_of
 
 
 def _only_candidate(column: str, candidates: list[str], features: Features) -> str:

@@ -120,10 +120,10 @@ def as_files(splits: DatasetDict, name: str, feature: Any, folder: str) -> Datas
     """Turns a column of paths or bytes into one of files, of the type `feature`."""
     made = DatasetDict()
     for split, examples in splits.items():
-        found = examples.features[name]
+        found = examples.features.get(name)
         if isinstance(found, Value) and found.dtype in ("string", "large_string"):
             examples = _with_paths(examples, name, folder)
-        made[split] = examples.cast_column(name, feature)
+        made[split] = examples.cast_column(name, feature) if found is not None else examples
     return made
 
 
