@@ -205,6 +205,18 @@ def test_withheld_labels(tmp_path, capsys, labels, feature, withheld):
         load(save(tmp_path / "only", [withheld] * 4, feature, "test"), is_training=False)
 
 
+@pytest.mark.parametrize("lacking", ["image", "label"])
+def test_a_split_without_a_column(tmp_path, capsys, lacking):
+    features = datasets.Features({"image": datasets.Image(), "label": CLASSES})
+    images = [np.full((4, 4, 3), index, np.uint8) for index in range(16)]
+    whole = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 8}, features)
+    splits = datasets.DatasetDict(train=whole, test=whole.remove_columns(lacking))
+    splits.save_to_disk(tmp_path / "d")
+    examples = load(tmp_path / "d")
+    assert (len(examples.train), len(examples.validation)) == (12, 4)
+    assert f"The split validation is left out, as it has no column {lacking}." in capsys.readouterr().err
+
+
 def test_partly_labelled_validation(tmp_path):
     root = save(tmp_path / "d", [0, 1] * 8, CLASSES)
     save(root, [0, -1, 1], CLASSES, "test")

@@ -1,16 +1,17 @@
 """Examples of any modality and objective: from built-in data sets, from folders, or by `datasets.load_dataset`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
 from .folders import counted, listed, say
+from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality, Transform
 from .objective import Objective
 
@@ -92,7 +93,10 @@ def load_examples(
         made = DatasetDict({split: makers[split]() for split in wanted})
         splits = _rename_columns(modality, objective, made, arguments)
     else:
-        splits, source = _rename_columns(modality, objective, _load_named(arguments, is_training), arguments), name
+        splits, source = (
+            _rename_columns(modality, objective, _load_named(modality, arguments, is_training), arguments),
+            name,
+        )
     splits, targets = objective.load_targets(splits)
     if arguments.dataset_name not in modality.built_in:
         say(f"Found {objective.describe(splits, targets, modality.noun)}.")
@@ -132,8 +136,8 @@ def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
     return dataset.select(rest), dataset.select(held_out)
 
 
-def _load_named(arguments: DataArguments, is_training: bool) -> DatasetDict:
-    loaded = datasets.load_dataset(arguments.dataset_name, arguments.dataset_config_name)
+def _load_named(modality: Modality, arguments: DataArguments, is_training: bool) -> DatasetDict:
+    loaded = load_named(str(arguments.dataset_name), arguments.dataset_config_name, modality)
     if "train" not in loaded and is_training:
         raise ValueError(f"{arguments.dataset_name} has no split `train`; its splits are {', '.join(loaded)}.")
     validation = next((name for name in VALIDATION_NAMES if name in loaded), None)
@@ -153,7 +157,7 @@ def _load_folders(
     unreadable: list[str],
 ) -> DatasetDict:
     given = {"train": arguments.train_dir, "validation": arguments.validation_dir}
-    folders = {split: folder for split, folder in given.items() if folder}
+    folders = {split: os.path.expanduser(folder) for split, folder in given.items() if folder}
     files = objective.list_files(modality, folders)
     for note in files.notes:
         say(note)
@@ -197,6 +201,9 @@ def _rename_columns(
         column: [name for name, feature in features.items() if modality.accepts(column, feature)]
         for column in modality.columns
     }
+    splits, files_of = _find_files(modality, splits, candidates, arguments)
+    candidates |= files_of
+    features = next(iter(splits.values())).features
     candidates |= objective.candidates(features)
     found = {
         column: arguments.column_name(column) or _only_candidate(column, names, features)
@@ -206,14 +213,41 @@ def _rename_columns(
         if name not in features:
             raise ValueError(f"There is no {column} column {name!r}; the columns are {', '.join(features)}.")
     for column in modality.columns:
-        if not modality.accepts(column, features[found[column]]):
+        if found[column] not in files_of.get(column, ()) and not modality.accepts(column, features[found[column]]):
             raise ValueError(f"Column {found[column]!r} does not hold {modality.noun}, but {features[found[column]]}.")
     for split in [name for name, examples in splits.items() if not {*found.values()} <= set(examples.column_names)]:
         lacking = listed(name for name in found.values() if name not in splits[split].column_names)
         say(f"The split {split} is left out, as it has no column {lacking}.")
         del splits[split]
     splits = splits.select_columns(list(found.values()))
+    for split, examples in splits.items():
+        for column in modality.columns:
+            check_no_gaps(examples, found[column], split, modality.name)
     return modality.cast_columns(splits.rename_columns({name: column for column, name in found.items()}))
+
+
+def _find_files(
+    modality: Modality, splits: DatasetDict, candidates: dict[str, list[str]], arguments: DataArguments
+) -> tuple[DatasetDict, dict[str, list[str]]]:
+    """Finds columns of paths or bytes where no column has the type of the inputs.
+
+    Returns:
+        The splits, with these columns turned into files, and the name of the column for each that was found.
+    """
+    path = os.path.expanduser(str(arguments.dataset_name))
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    examples = next(iter(splits.values()))
+    files_of: dict[str, list[str]] = {}
+    for column, names in candidates.items():
+        chosen = arguments.column_name(column)
+        if chosen in names or (names and not chosen):
+            continue
+        likely = [name for name in examples.features if chosen in (None, name)]
+        files = [name for name in likely if may_hold_files(examples, name, modality, folder)]
+        if len(files) == 1:
+            splits = as_files(splits, files[0], modality.columns[column], folder)
+            files_of[column] = files
+    return splits, files_of
 
 
 def _only_candidate(column: str, candidates: list[str], features: Features) -> str:
