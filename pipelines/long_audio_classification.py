@@ -10,6 +10,8 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .scores import default_function, logits_to_scores
 
+CLIPS_PER_BATCH = 32
+
 # Any to type-checkers: the methods below take more arguments than those of transformers' pipelines declare.
 Chunks: Any = ChunkPipeline
 Stock: Any = AudioClassificationPipeline
@@ -39,11 +41,14 @@ class LongAudioClassificationPipeline(Chunks, Stock):
         Args:
             inputs: One recording or several, see above.
             **kwargs: `num_clips`, the number of clips in a recording: 16 in the paper; by default as few as overlap
-                by half. `batch_size`, `top_k` and `function_to_apply` are those of transformers' pipeline.
+                by half. `batch_size`, 32 by default, `top_k` and `function_to_apply` are those of transformers'
+                pipeline.
 
         Returns:
             For each recording a list of dictionaries with a `label` and a `score`, highest score first.
         """
+        if self._batch_size is None:  # one clip at a time takes several times as long
+            kwargs.setdefault("batch_size", CLIPS_PER_BATCH)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, num_clips: int | None = None, **kwargs):

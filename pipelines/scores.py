@@ -25,8 +25,10 @@ def logits_to_scores(logits: torch.Tensor, function_to_apply: str) -> torch.Tens
     """Turns logits (..., labels) into scores of the same shape.
 
     Raises:
-        ValueError: There is no such function.
+        ValueError: There is no such function, or logits are NaN or infinite.
     """
+    if not logits.isfinite().all():
+        raise ValueError("The model's scores are NaN or infinite, so there is no label.")
     if function_to_apply not in FUNCTIONS:
         *others, last = get_args(Function)
         raise ValueError(f"`function_to_apply` must be {', '.join(others)} or {last}, got {function_to_apply!r}.")

@@ -77,10 +77,21 @@ def _decode(file: bytes, name: str) -> tuple[np.ndarray, int]:
     return np.concatenate([samples for samples, _ in decoded]).T, decoded[0][1]
 
 
+class Content(io.BytesIO):
+    """A file in memory. A seek before its beginning, which broken files cause, stays where it is, as in libsndfile."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to `offset`, if there is such a place; Python's error would be printed by soundfile."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def _decode_link(soundfile: Any, data: bytes, name: str) -> tuple[np.ndarray, int]:
     """Decodes samples (T, C) block by block, as some codecs cannot seek and some headers only estimate the length."""
     blocks, count = [], 0
-    with soundfile.SoundFile(io.BytesIO(data)) as opened:
+    with soundfile.SoundFile(Content(data)) as opened:
         rate, promised = opened.samplerate, opened.frames
         # Otherwise soundfile stops at the length that the header gives, and seeks, after each block.
         opened.seekable = lambda: False

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from perceivers import AudioPerceiverFeatureExtractor
+from perceivers import AudioPerceiverFeatureExtractor, LongAudioClassificationPipeline
 from perceivers.preprocessors.audio_reading import read_audio, read_mono
-from tests.models import tiny_extractor
+from tests.models import tiny_audio_model, tiny_extractor
 
 soundfile = pytest.importorskip("soundfile")
 torchaudio = pytest.importorskip("torchaudio")
@@ -163,3 +163,48 @@ class TestBounds:
         monkeypatch.setenv("PERCEIVERS_MAX_INPUT_BYTES", "much")
         with pytest.raises(ValueError, match="must be a positive whole number, got 'much'"):
             read_audio(path)
+
+
+def long_audio_pipeline(**kwargs):
+    extractor = tiny_extractor("waveform")
+    model = tiny_audio_model("waveform").eval()
+    return LongAudioClassificationPipeline(model=model, feature_extractor=extractor, **kwargs)
+
+
+class TestLongRecordings:
+    @pytest.mark.parametrize("given", [{}, {"batch_size": 3}])
+    def test_clips_go_through_the_model_in_batches(self, given):
+        recording = {"array": np.random.default_rng(0).uniform(-1, 1, 512 * 12), "sampling_rate": 8000}
+        classify = long_audio_pipeline()
+        sizes = []
+        classify.model.register_forward_pre_hook(
+            lambda model, args, kwargs: sizes.append(len(kwargs["input_values"])), with_kwargs=True
+        )
+        together = classify(recording, top_k=None, **given)
+        assert sizes[0] == given.get("batch_size", 23) and sum(sizes) == 23
+        alone = classify(recording, top_k=None, batch_size=1)
+        assert [row["label"] for row in together] == [row["label"] for row in alone]
+        np.testing.assert_allclose([row["score"] for row in together], [row["score"] for row in alone], atol=1e-6)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_scores_that_are_not_finite_are_no_label(self, value):
+        classify = long_audio_pipeline()
+        with torch.no_grad():
+            classify.model.classifier.weight.fill_(value)
+        with pytest.raises(ValueError, match="The model's scores are NaN or infinite, so there is no label"):
+            classify({"array": SAMPLES[:2000], "sampling_rate": 8000})
+
+
+def test_broken_files_print_nothing(capfd):
+    """soundfile prints a traceback where a broken file makes it seek before the beginning."""
+    content = bytearray(encoded(format="MP3"))
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        broken = content.copy()
+        for position in generator.integers(0, 700, 9):
+            broken[position] = generator.integers(256)
+        try:
+            assert np.isfinite(read_audio(bytes(broken))[0]).all()
+        except ValueError as error:
+            assert "\n" not in str(error)
+    assert "Traceback" not in capfd.readouterr().err
