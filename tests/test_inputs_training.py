@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.utils.data import WeightedRandomSampler
 
 from perceivers.cli.main import main
 from perceivers.training.checkpoints import UNFINISHED, last_whole_checkpoint
-from perceivers.training.trainer import PerceiverTrainer
+from perceivers.training.trainer import PerceiverTrainer, WeightedSampler
 from tests.runs import run, the_line, train
 
 STEPS = ("--save_strategy", "steps", "--save_steps", "2", "--num_train_epochs", "2")  # 2, 4 and 6
@@ -172,3 +173,44 @@ class TestCheckpoints:
         assert [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)] == handlers
         assert last_whole_checkpoint(tmp_path / "out") == (tmp_path / "out/checkpoint-1", [])
         assert train(tmp_path, "--resume_from_checkpoint", "last") == 0
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config", "num_latents=5"], "its num_latents are 8, those of this run 5"),
+            (["--config", "image_size=20"], "its image_size are"),
+        ],
+    )
+    def test_another_configuration_is_refused(self, trained, tmp_path, capsys, words, message):
+        checkpoint = trained / "out/checkpoint-4"
+        assert train(tmp_path, *STEPS, *words, "--resume_from_checkpoint", checkpoint) == 1
+        assert f"The checkpoint {checkpoint} cannot be resumed: {message}" in the_line(capsys)
+
+    @pytest.mark.parametrize("names", [["dark", "zebra"], ["dark", "light", "zebra"]])
+    def test_other_classes_are_refused(self, trained, tmp_path, capsys, names):
+        for name in names:
+            shutil.copytree(trained / "images/dark", tmp_path / "images" / name)
+        words = ["--train_dir", tmp_path / "images", "--resume_from_checkpoint", trained / "out/checkpoint-4"]
+        assert train(tmp_path, *STEPS, *words) == 1
+        assert f"its classes are ['dark', 'light'], those of this run {names}" in the_line(capsys)
+
+    @pytest.mark.parametrize("step", [2, 3, 4])  # 3 steps per epoch
+    def test_balanced_sampling_resumes_as_it_would_have_gone_on(self, tmp_path, step):
+        words = ["--save_strategy", "steps", "--save_steps", 1, "--num_train_epochs", 3, "--class_balanced_sampling"]
+        words += ["--learning_rate", 1e-3]
+        assert train(tmp_path, *words) == 0
+        checkpoint = tmp_path / "out" / f"checkpoint-{step}"
+        assert train(tmp_path, *words, "--output_dir", tmp_path / "b", "--resume_from_checkpoint", checkpoint) == 0
+        whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "b"))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_draws_of_an_epoch():
+    weights = [1.0, 0.0, 2.0, 5.0] * 5
+    stream = WeightedRandomSampler(weights, 20, generator=torch.Generator().manual_seed(3))
+    epochs = [list(stream) for _ in range(4)]
+    sampler = WeightedSampler(weights, 3)
+    assert [list(sampler) for _ in range(4)] == epochs
+    for epoch in (2, 0, 3, 3, 1):
+        sampler.set_epoch(epoch)
+        assert list(sampler) == epochs[epoch]

@@ -75,8 +75,7 @@ class PerceiverTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.sample_weights is None:
             return super()._get_train_sampler(train_dataset)
-        generator = torch.Generator().manual_seed(self.args.seed)  # the same in every process
-        return WeightedRandomSampler(self.sample_weights.tolist(), len(self.sample_weights), generator=generator)
+        return WeightedSampler(self.sample_weights.tolist(), self.args.seed)
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
         """Runs the Trainer's step on the augmented batch.
@@ -153,6 +152,37 @@ class PerceiverTrainer(Trainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Keeps the caller's card, which the Trainer would overwrite before it pushes."""
+
+
+class WeightedSampler(WeightedRandomSampler):
+    """Draws as many examples as there are, by their weights and with replacement.
+
+    The draws of an epoch depend on the seed and the epoch only, so that a resumed run draws what it would have drawn.
+
+    Args:
+        weights: How often each example is drawn.
+        seed: Seed of all epochs, the same in every process.
+    """
+
+    def __init__(self, weights: list[float], seed: int):
+        super().__init__(weights, len(weights), generator=torch.Generator())
+        self.seed, self.epoch, self._num_drawn = seed, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; the Trainer calls this before each."""
+        self.epoch = epoch
+
+    def __iter__(self):
+        """Yields the examples of the epoch. Epochs share a stream of random numbers, which begins with the first."""
+        if self._num_drawn == 0 or self._num_drawn > self.epoch:
+            self.generator.manual_seed(self.seed)
+            self._num_drawn = 0
+        while self._num_drawn < self.epoch:
+            list(super().__iter__())
+            self._num_drawn += 1
+        self._num_drawn += 1
+        self.epoch += 1  # for a caller that sets no epochs
+        return iter(list(super().__iter__()))
 
 
 class StopOnInterrupt(TrainerCallback):

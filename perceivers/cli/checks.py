@@ -2,12 +2,14 @@
 
 import inspect
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.training.arguments import PerceiverTrainingArguments
@@ -36,6 +38,9 @@ FIXED: dict[str, tuple[Any, str]] = {
     "include_for_metrics": ([], "the metrics take predictions and labels only"),
 }
 
+# Fields of a configuration that say nothing of the model's answers.
+UNCOMPARED = ("architectures", "auto_map", "dtype", "label2id", "transformers_version", "_name_or_path")
+LONGEST_VALUE = 60
 # Fields of feature extractors that are in no signature.
 SEQUENCE_FIELDS = ("padding_side", "return_attention_mask")
 
@@ -114,6 +119,32 @@ def _processor_fields(processor_class: type) -> Iterator[str]:
                 for parameter in parameters
                 if parameter.name != "self" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
             )
+
+
+def check_resumed_config(checkpoint: str, config: PreTrainedConfig) -> None:
+    """Refuses to resume from a checkpoint of another model, or of a model with other classes.
+
+    Raises:
+        UserError: Which names the field, and both values.
+    """
+    if not os.path.isfile(os.path.join(checkpoint, CONFIG_NAME)):
+        return
+    saved, asked = type(config).from_pretrained(checkpoint).to_dict(), config.to_dict()
+    for name in sorted(saved.keys() & asked.keys()):
+        if name not in UNCOMPARED and saved[name] != asked[name]:
+            old, new = (
+                str(value if name != "id2label" else list(value.values())) for value in (saved[name], asked[name])
+            )
+            what = "classes" if name == "id2label" else name
+            raise UserError(
+                f"The checkpoint {checkpoint} cannot be resumed: its {what} are {shorten(old)}, those of this run "
+                f"{shorten(new)}."
+            )
+
+
+def shorten(text: str) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def check_weights(model: nn.Module, name: str) -> None:

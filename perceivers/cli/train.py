@@ -22,7 +22,13 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 import perceivers
-from perceivers.cli.checks import check_config_fields, check_metric, check_processor_fields, check_training_flags
+from perceivers.cli.checks import (
+    check_config_fields,
+    check_metric,
+    check_processor_fields,
+    check_resumed_config,
+    check_training_flags,
+)
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.flags import FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
@@ -376,6 +382,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"perceivers: warning: skipped {line}", file=sys.stderr)
     set_seed(training.seed)  # loading the data may have drawn numbers; the weights must not depend on it
     model = make_model(task, arguments.model, config, examples.targets)
+    if checkpoint is not None:
+        check_resumed_config(checkpoint, model.config)
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
