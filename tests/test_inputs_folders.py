@@ -11,7 +11,7 @@ import pytest
 from perceivers.cli.main import main
 from perceivers.cli.predict import find_files
 from perceivers.training.audio import AUDIO, AudioDataArguments
-from perceivers.training.classification import CLASSIFICATION
+from perceivers.training.classification import CLASSIFICATION, label_ids
 from perceivers.training.datasets import load_examples
 from perceivers.training.folders import search_folder
 from perceivers.training.images import IMAGE_SUFFIXES, IMAGES, ImageDataArguments
@@ -63,6 +63,18 @@ class TestSplits:
         for name in PETS:
             fill(tmp_path / name, [training]), fill(tmp_path / name, [held_out], 3)
         assert names_and_sizes(load(tmp_path)) == (list(PETS), 18, 9)
+
+    @pytest.mark.parametrize(
+        ("training", "held_out"), [("train_set", "test_set"), ("trainset", "Val"), ("train", "eval")]
+    )
+    def test_other_names(self, tmp_path, training, held_out):
+        fill(tmp_path / training, PETS), fill(tmp_path / held_out, PETS, 3)
+        assert names_and_sizes(load(tmp_path)) == (list(PETS), 18, 9)
+
+    def test_accents_apart_are_the_same_class(self, tmp_path):
+        fill(tmp_path / "train", ["caf\u00e9", "tea"]), fill(tmp_path / "val", ["cafe\u0301", "tea"], 3)
+        assert names_and_sizes(load(tmp_path)) == (["caf\u00e9", "tea"], 12, 6)
+        assert label_ids(["caf\u00e9"], {0: "tea", 1: "cafe\u0301"}).tolist() == [1]
 
     def test_only_the_first_of_several_to_evaluate_on_is_used(self, tmp_path, capsys):
         for name, number in (("train", 6), ("test", 2), ("val", 3)):

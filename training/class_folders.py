@@ -1,6 +1,8 @@
 """Folders of class folders: which of their names are classes, and which are splits."""
 
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,7 +10,9 @@ from dataclasses import dataclass, field
 from .arguments import VALIDATION_NAMES
 from .folders import counted, is_hidden, is_utf8, listed, search_folder
 
-TRAIN_NAMES = ("train", "training")
+OTHER_NAMES = {"training": "train", "testing": "test", "eval": "validation", "evaluation": "validation"}
+# As in `train_set` and `test-images`.
+AFTER_A_SPLIT = re.compile(r"[ _-]?(set|data|split|images|files)$")
 
 
 @dataclass
@@ -78,18 +82,19 @@ def read_class_folder(folder: str, suffixes: frozenset[str], noun: str, excluded
             left_out[f"{noun} outside the class folders"] += 1
         else:
             path = os.path.join(os.path.abspath(folder), *parts)
-            splits.setdefault(split, {}).setdefault(of_class[0], []).append(path)
+            # macOS writes letters and their accents apart.
+            name = unicodedata.normalize("NFC", of_class[0])
+            splits.setdefault(split, {}).setdefault(name, []).append(path)
     filled = {name for classes in splits.values() for name in classes}
-    empty = sorted({os.path.basename(path) for path in folders} - filled)
+    empty = sorted({unicodedata.normalize("NFC", os.path.basename(path)) for path in folders} - filled)
     return ClassFolder(splits, left_out, empty)
 
 
 def split_of(name: str) -> str | None:
     """The split that a folder is called like, in upper or lower case; `None` if it is not called like one."""
-    name = name.lower()
-    if name in TRAIN_NAMES:
-        return "train"
-    return name if name in VALIDATION_NAMES else None
+    name = AFTER_A_SPLIT.sub("", name.lower())
+    name = OTHER_NAMES.get(name, name)
+    return name if name in ("train", *VALIDATION_NAMES) else None
 
 
 def _folders_in(folder: str) -> list[str]:

@@ -8,6 +8,7 @@ high.
 """
 
 import os
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -239,7 +240,9 @@ def label_ids(label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
     Raises:
         ValueError: If the model lacks a class of the data set.
     """
-    label2id = {name: index for index, name in id2label.items()}
+    # Letters and their accents may be written apart, as in names of folders from macOS.
+    label_names = [unicodedata.normalize("NFC", name) for name in label_names]
+    label2id = {unicodedata.normalize("NFC", name): index for index, name in id2label.items()}
     is_unnamed = all(name == f"LABEL_{index}" for index, name in id2label.items())
     if is_unnamed and len(label_names) <= len(id2label):
         return np.arange(len(label_names))
