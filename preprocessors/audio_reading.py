@@ -19,6 +19,7 @@ from .reading import check_memory, import_optional, is_url, read_bytes
 MAX_RESAMPLING_FILTERS = 2**22
 # A file of a few kilobytes that claims a rate of 1 Hz would become hours of sound.
 MAX_UPSAMPLING = 1000
+LONG = 2**24  # samples; a longer recording is resampled in pieces
 BLOCK = 2**18  # samples of all channels that are decoded at once
 MAX_CHANNELS = 64  # of an array; one with more is a batch, or has its axes swapped
 INSTALL = "install it with `pip install 'perceivers[audio]'`"
@@ -74,7 +75,8 @@ def _decode(file: bytes, name: str) -> tuple[np.ndarray, int]:
     if len(kinds := {(samples.shape[1], rate) for samples, rate in decoded}) > 1:
         found = ", ".join(f"{channels} x {rate} Hz" for channels, rate in sorted(kinds))
         raise ValueError(f"{name} is a chain of streams that differ in channels or rate: {found}")
-    return np.concatenate([samples for samples, _ in decoded]).T, decoded[0][1]
+    links_samples = [samples for samples, _ in decoded]
+    return (links_samples[0] if len(decoded) == 1 else np.concatenate(links_samples)).T, decoded[0][1]
 
 
 class Content(io.BytesIO):
@@ -90,21 +92,26 @@ class Content(io.BytesIO):
 
 def _decode_link(soundfile: Any, data: bytes, name: str) -> tuple[np.ndarray, int]:
     """Decodes samples (T, C) block by block, as some codecs cannot seek and some headers only estimate the length."""
-    blocks, count = [], 0
+    count = 0
     with soundfile.SoundFile(Content(data)) as opened:
         rate, promised = opened.samplerate, opened.frames
         # Otherwise soundfile stops at the length that the header gives, and seeks, after each block.
         opened.seekable = lambda: False
         size = max(1, BLOCK // opened.channels)
+        samples = np.empty((size, opened.channels), np.float32)
         while len(block := opened.read(size, dtype="float32", always_2d=True)):
-            blocks.append(block)
+            if count + len(block) > len(samples):
+                samples.resize(
+                    (len(samples) * 5 // 4 + size, opened.channels), refcheck=False
+                )  # without a second copy
+            samples[count : count + len(block)] = block
             count += len(block)
             check_memory(4 * count * opened.channels, name)
         # Other containers give estimates, or have been checked; a FLAC file that does not know has the largest number.
         if opened.format == "FLAC" and count < promised < 2**36:
             raise ValueError(f"{name} is truncated: {count} of {promised} samples can be read")
-        blocks = blocks or [np.empty((0, opened.channels), np.float32)]
-    return np.concatenate(blocks), rate
+        samples.resize((count, opened.channels), refcheck=False)
+    return samples, rate
 
 
 def _decode_by_torchcodec(file: bytes, name: str, reason: str) -> tuple[np.ndarray, int]:
@@ -228,7 +235,7 @@ def samples_to_float32(samples: Any, is_from_file: bool = False) -> np.ndarray:
     if samples.dtype.kind != "f":
         raise TypeError(f"expected samples that are floats, or {', '.join(FULL_SCALES)}, got {samples.dtype}")
     with np.errstate(over="ignore"):
-        samples = samples.astype(np.float32)
+        samples = samples.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise ValueError("the samples contain NaN or infinite values")
     return samples
@@ -269,7 +276,19 @@ def resample(samples: torch.Tensor, rate: int, target: int) -> torch.Tensor:
             f"cannot resample from {rate} to {target} Hz, which have no large divisor in common; bring the audio to a "
             "usual rate first"
         )
-    return import_torchaudio("Resampling audio").functional.resample(samples, rate, target)
+    functional = import_torchaudio("Resampling audio").functional
+    if samples.ndim > 1 or len(samples) <= LONG:
+        return functional.resample(samples, rate, target)
+    # In pieces, for the memory. Each starts at a multiple of `old` and has what its first and last filters reach.
+    old, new = rate // common, target // common
+    step, reach = LONG // 4 // old * old or old, old * math.ceil(8 / min(old, new))
+    pieces = []
+    for start in range(0, len(samples), step):
+        first = max(0, start - reach)
+        piece = functional.resample(samples[first : start + step + reach], rate, target)
+        skipped = (start - first) // old * new
+        pieces.append(piece[skipped : skipped + step // old * new])
+    return torch.cat(pieces)[: math.ceil(len(samples) * new / old)]
 
 
 def read_mono(audio: Any, rate: int, sampling_rate: int | None = None, num_samples: int | None = None) -> torch.Tensor:
@@ -283,7 +302,7 @@ def read_mono(audio: Any, rate: int, sampling_rate: int | None = None, num_sampl
             resampled.
     """
     samples, own_rate = audio_to_samples(audio, sampling_rate)
-    mono = torch.from_numpy(samples).mean(dim=0)
+    mono = torch.from_numpy(samples[0]) if len(samples) == 1 else torch.from_numpy(samples).mean(dim=0)
     if num_samples is None:
         return resample(mono, own_rate, rate)
     # A sample of the result depends on its neighbours within the filter, which is far shorter than this margin.

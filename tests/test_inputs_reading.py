@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from perceivers import AudioPerceiverFeatureExtractor, LongAudioClassificationPipeline
+from perceivers.preprocessors import audio_reading
 from perceivers.preprocessors.audio_reading import read_audio, read_mono
 from tests.models import tiny_audio_model, tiny_extractor
 
@@ -151,6 +152,17 @@ class TestBounds:
         actual = read_mono(long, 8000, 44100, num_samples=512)
         assert actual.shape == (512,) and lengths[0] < 4000
         torch.testing.assert_close(actual, resampled[:512], atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("rate", "target"), [(44100, 8000), (8000, 44100), (16000, 8000), (1999, 2000), (96000, 11)]
+    )
+    @pytest.mark.parametrize("length", [20_000, 99_991])
+    def test_pieces_are_resampled_as_the_whole(self, monkeypatch, rate, target, length):
+        samples = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32))
+        expected = torchaudio.functional.resample(samples, rate, target)
+        monkeypatch.setattr(audio_reading, "LONG", 10_000)
+        actual = audio_reading.resample(samples, rate, target)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
     def test_a_file_may_take_as_much_as_the_setting_says(self, tmp_path, monkeypatch):
         path = tmp_path / "silence.flac"
