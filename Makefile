@@ -17,7 +17,7 @@ format:  ## Format the code and apply safe fixes
 test:  ## The tests
 	pytest
 
-test-quick:  ## The tests without compilers, child processes, trainings and the largest comparisons
+test-quick:  ## The tests without compilers, child processes, trainings, the largest comparisons and what people bring
 	pytest -m "not hub and not slow and not integration"
 
 coverage:  ## The tests, and which lines they leave out

@@ -14,6 +14,8 @@ from perceivers.training.datasets import load_examples
 from perceivers.training.images import IMAGES, ImageDataArguments
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudDataArguments
 
+pytestmark = pytest.mark.integration
+
 LABELS = ["a", "b"] * 8
 CLASSES = datasets.ClassLabel(names=["a", "b"])
 
@@ -157,7 +159,6 @@ class TestRefusals:
             ({"dataset_dict.json": '{"splits": ["train"]}'}, "train"),
         ],
     )
-    @pytest.mark.integration
     def test_the_errors_of_datasets_are_one_line(self, tmp_path, capsys, files, message):
         root = tmp_path / "d"
         root.mkdir()

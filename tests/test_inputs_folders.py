@@ -17,6 +17,8 @@ from perceivers.training.folders import search_folder
 from perceivers.training.images import IMAGE_SUFFIXES, IMAGES, ImageDataArguments
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudDataArguments
 
+pytestmark = pytest.mark.integration
+
 PETS = ("cat", "dog", "owl")
 
 
@@ -201,7 +203,6 @@ class TestLeftOut:
         assert examples.targets.label_names == ["dark", "light"]
         assert note in capsys.readouterr().err
 
-    @pytest.mark.integration
     def test_a_class_without_a_readable_file_is_none(self, tmp_path, capsys):
         root = fill(tmp_path / "x", ("dark", "light", "owl"))
         for path in (root / "owl").iterdir():

@@ -18,7 +18,7 @@ from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassificatio
 from perceivers.training.images import IMAGES, ImageTransform
 from tests.images import pixels, random_image
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 processor_class = tests.images.processor_class
 
 DEEP = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (24, 1))

@@ -12,6 +12,8 @@ from perceivers.training.images import IMAGES, ImageDataArguments
 from perceivers.training.labels import read_labels
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudDataArguments
 
+pytestmark = pytest.mark.integration
+
 CLASSES = ClassLabel(names=["dark", "light"])
 RUN = ["--variant", "tiny", "--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--num_train_epochs", "1"]
 
@@ -234,7 +236,6 @@ def test_point_clouds(tmp_path):
         load_examples(POINT_CLOUDS, CLASSIFICATION, PointCloudDataArguments(dataset_name=str(tmp_path / "d")), seed=0)
 
 
-@pytest.mark.integration
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("labels", "feature"),
@@ -251,7 +252,6 @@ def test_the_error_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, label
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.integration
 @pytest.mark.usefixtures("one_thread")
 def test_training_with_withheld_labels_and_truth_values(tmp_path, capsys):
     root = save(tmp_path / "d", [True, False] * 8, Value("bool"))

@@ -15,6 +15,8 @@ from scipy.stats import chisquare
 from perceivers import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.point_cloud_files import read_point_cloud
 
+pytestmark = pytest.mark.integration
+
 COLOURS = ["red", "green", "blue"]
 TETRAHEDRON = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n"
 FACES = "3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"

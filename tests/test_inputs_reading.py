@@ -16,6 +16,8 @@ from perceivers.preprocessors import audio_reading
 from perceivers.preprocessors.audio_reading import read_audio, read_mono
 from tests.models import tiny_audio_model, tiny_extractor
 
+pytestmark = pytest.mark.integration
+
 soundfile = pytest.importorskip("soundfile")
 torchaudio = pytest.importorskip("torchaudio")
 

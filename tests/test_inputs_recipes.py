@@ -11,6 +11,8 @@ from perceivers.cli.train import parse
 from perceivers.training.recipe import read_recipe, write_recipe
 from tests.runs import run, save_images, save_model, the_line
 
+pytestmark = pytest.mark.integration
+
 TINY = "variant: tiny\n"
 
 

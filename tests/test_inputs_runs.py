@@ -26,6 +26,8 @@ from perceivers.tasks import TASKS
 from perceivers.training.arguments import PerceiverTrainingArguments
 from tests.runs import edit_config, edit_weights, run, run_apart, save_images, save_model
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -330,7 +332,6 @@ class TestEvaluations:
         assert run(command, model, *([images] if command == "predict" else []), "--device", device) == 1
         assert f"The device `{device}` cannot be used" in capsys.readouterr().err
 
-    @pytest.mark.integration
     def test_results_are_printed_before_they_are_written(self, tmp_path, capsys, monkeypatch):
         model = save_model(tmp_path / "digits", [str(digit) for digit in range(10)])
         words = ["--max_eval_samples", 4, "--device", "cpu", "--json"]

@@ -18,6 +18,8 @@ from perceivers.training.checkpoints import UNFINISHED, last_whole_checkpoint
 from perceivers.training.trainer import PerceiverTrainer, WeightedSampler
 from tests.runs import run, the_line, train
 
+pytestmark = pytest.mark.integration
+
 STEPS = ("--save_strategy", "steps", "--save_steps", "2", "--num_train_epochs", "2")  # 2, 4 and 6
 
 
@@ -28,7 +30,6 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.integration
 class TestTraining:
     """Training stops when it diverges, and saves the model before it evaluates."""
 
@@ -108,7 +109,6 @@ class TestTraining:
         assert words[:3] == ["perceivers", "predict", str(tmp_path / "my model; é")]
 
 
-@pytest.mark.integration
 class TestCheckpoints:
     """`last` is the newest whole checkpoint; signals leave one."""
 
