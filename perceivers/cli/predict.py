@@ -21,6 +21,7 @@ from transformers import Pipeline, PreTrainedConfig, pipeline
 from perceivers.cli.checks import check_weights, check_whole, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
+from perceivers.preprocessors.reading import is_url
 from perceivers.tasks import Task
 from perceivers.training.folders import (
     SYSTEM_NAMES,
@@ -33,7 +34,6 @@ from perceivers.training.folders import (
 )
 from perceivers_cli import printable
 
-URL_PREFIXES = ("http://", "https://")
 # Of a label in the table; a longer one moves the rest of its row.
 WIDEST_LABEL = 40
 
@@ -154,7 +154,7 @@ def expand(pattern: str, suffixes: frozenset[str]) -> tuple[list[str], Counter[s
     Returns:
         The files and URLs, and how many others were left out, by reason.
     """
-    if pattern.startswith(URL_PREFIXES) or os.path.isfile(pattern):
+    if is_url(pattern) or os.path.isfile(pattern):
         return [pattern], Counter()
     if os.path.isdir(pattern):
         found = search_folder(pattern, suffixes)
