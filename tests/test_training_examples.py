@@ -112,14 +112,19 @@ class TestUnreadable:
         with pytest.raises(UnreadableError):
             examples.left_out.add(batch[LEFT_OUT])
 
-    def test_in_memory(self):
-        examples, loaded = make(), make()
-        loaded.load_into_memory()
-        for first, second in zip(examples.__getitems__(range(10)), loaded.__getitems__(range(10)), strict=True):
-            if isinstance(first, dict):
-                assert torch.equal(first["pixel_values"], second["pixel_values"])
-            else:
-                assert first.number == second.number
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_in_memory(self, num_workers, monkeypatch):
+        examples, kept = make(broken=(0, 9)), make(broken=(0, 9))
+        kept.keep_in_memory()
+        loader = DataLoader(kept, 4, collate_fn=ExampleCollator(None), num_workers=num_workers)
+        for _ in range(2):
+            batches = list(loader)
+            assert [batch["labels"].tolist() for batch in batches] == [[1, 0, 1], [0, 1, 0, 1], [0]]
+            together = torch.cat([batch["pixel_values"] for batch in batches])
+            assert torch.equal(together, pixels([examples[row] for row in range(1, 9)]))
+            assert [[example.number for example in batch.get(LEFT_OUT, [])] for batch in batches] == [[0], [], [9]]
+        monkeypatch.setattr(ImageTransform, "process", None)  # nothing is processed again
+        assert torch.equal(kept[3]["pixel_values"], batches[0]["pixel_values"][2])
 
     def test_evaluation_leaves_them_out(self):
         model, transform = tiny_image_model(num_labels=2), ImageTransform(PROCESSOR)
@@ -167,8 +172,9 @@ class TestDraws:
             torch.rand(7)
         assert torch.equal(torch.cat([first, torch.rand(2)]), expected)
 
-    def test_what_is_not_random_is_read_once(self):
+    def test_what_is_random_is_not_kept(self):
         examples = make(augmentation=random_crop(), broken=())
-        examples.load_into_memory()
+        examples.keep_in_memory()
+        first = examples[0]["pixel_values"]
         examples.set_epoch(3)
-        assert not torch.equal(examples[0]["pixel_values"], examples[10]["pixel_values"])
+        assert not torch.equal(first, examples[0]["pixel_values"])

@@ -27,8 +27,6 @@ from .objective import Objective
 # Key of a batch with the examples that were left out of it.
 LEFT_OUT = "left_out"
 IN_MEMORY = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
-# Examples that are read together into memory.
-BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class ExampleDataset(torch.utils.data.Dataset):
         self.modality, self.objective, self.targets = modality, objective, targets
         # Shared, so that worker processes that outlive an epoch see the next.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._in_memory: list[Batch | Unreadable] = []
+        self._kept: KeptExamples | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,16 +168,28 @@ class ExampleDataset(torch.utils.data.Dataset):
         return self._read(draws)
 
     def _read(self, draws: Sequence[int]) -> list[Batch | Unreadable]:
-        if self._in_memory:
-            return [self._in_memory[draw % len(self)] for draw in draws]
-        return each(list(draws), self._process, self._unreadable)
+        if self._kept is None:
+            return each(list(draws), self._process, self._unreadable)
+        rows = [draw % len(self) for draw in draws]
+        missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        unread = {}
+        for row, example in zip(missing, each(missing, self._process, self._unreadable), strict=True):
+            if isinstance(example, Unreadable):
+                unread[row] = example
+            else:
+                self._kept.add(row, example)
+        kept = self._kept.examples([row for row in rows if row not in unread])
+        return [unread[row] if row in unread else next(kept) for row in rows]
 
-    def load_into_memory(self) -> None:
-        """Processes all examples once, if their transform is not random."""
-        if not self.transform.is_random:
-            numbers = range(len(self))
-            starts = tqdm(numbers[::BATCH], desc="Processing", leave=False, disable=None)
-            self._in_memory = [item for start in starts for item in self._read(numbers[start : start + BATCH])]
+    def keep_in_memory(self) -> None:
+        """Keeps each example once it was processed, if its transform is not random; worker processes share them."""
+        if self.transform.is_random or not len(self):
+            return
+        for number in range(len(self)):
+            (example,) = self._read([number])
+            if not isinstance(example, Unreadable):
+                self._kept = KeptExamples(example, len(self))
+                break
 
     def _process(self, draws: list[int]) -> list[Batch]:
         rows = self.rows[[draw % len(self) for draw in draws]]
@@ -193,6 +203,38 @@ class ExampleDataset(torch.utils.data.Dataset):
 
     def _unreadable(self, draw: int, error: Exception) -> Unreadable:
         return unreadable(self.rows, draw % len(self), self.modality, error)
+
+
+class KeptExamples:
+    """Processed examples in memory that all processes of a data loader share.
+
+    Args:
+        example: One of them, whose shapes and types all have.
+        number: Number of examples.
+    """
+
+    def __init__(self, example: Batch, number: int):
+        tensors = {name: torch.as_tensor(value) for name, value in example.items()}
+        self._tensors = {
+            name: torch.empty((number, *tensor.shape), dtype=tensor.dtype).share_memory_()
+            for name, tensor in tensors.items()
+        }
+        self._is_there = torch.zeros(number, dtype=torch.bool).share_memory_()
+
+    def __contains__(self, number: int) -> bool:
+        return self._is_there.numpy()[number]
+
+    def add(self, number: int, example: Batch) -> None:
+        """Keeps an example."""
+        for name, tensor in self._tensors.items():
+            tensor[number] = torch.as_tensor(example[name])
+        self._is_there[number] = True  # last, as other processes may look
+
+    def examples(self, numbers: list[int]) -> Iterator[Batch]:
+        """Yields examples, which are taken out together as that is faster."""
+        rows = torch.tensor(numbers, dtype=torch.long)
+        columns = [tensor[rows].unbind() for tensor in self._tensors.values()]
+        return (dict(zip(self._tensors, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 class ReplacingExampleDataset(ExampleDataset):
@@ -237,6 +279,8 @@ class ExampleCollator:
 
 def each(items: list, process: Callable[[list], list], refuse: Callable[[Any, Exception], Any]) -> list:
     """Processes items together or, if that fails, one by one, with what `refuse` makes of those that fail."""
+    if not items:
+        return []
     try:
         return process(items)
     except Exception as error:  # a broken file can raise anything in its decoder

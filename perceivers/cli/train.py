@@ -246,7 +246,7 @@ def prepare(
         seed=arguments.training.seed,
     )
     if arguments.data.cache_inputs:
-        prepared.load_into_memory()
+        prepared.keep_in_memory()
     return prepared
 
 
