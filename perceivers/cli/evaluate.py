@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from perceivers.cli.checks import check_weights, check_whole, move_to_device
+from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
@@ -56,11 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     modality, objective = task.modality, task.objective
     trust: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
     processor = modality.auto_processor.from_pretrained(arguments.model, **trust)
-    model, loading = task.auto_model(arguments.config).from_pretrained(
-        arguments.model, output_loading_info=True, **trust
-    )
-    check_whole(loading, arguments.model, task.name)
-    check_weights(model, arguments.model)
+    auto_model = task.auto_model(arguments.config)
+    model = load_whole_model(auto_model, arguments.model, arguments.config, task.name, **trust)
     model = move_to_device(model, arguments.device)
     transform = modality.eval_transform(processor)
     examples = load_examples(modality, objective, arguments.data, seed=0, is_training=False, transform=transform)

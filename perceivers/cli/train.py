@@ -40,6 +40,7 @@ from perceivers.training.arguments import (
 )
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, ExampleTransform, load_examples
+from perceivers.training.heads import load_for_classes
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import write_recipe
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
@@ -138,17 +139,19 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
 
 
 def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
-    """Makes or loads the model, with a new head if the checkpoint's does not fit the targets."""
+    """Makes the model, or loads it with a head for the targets."""
+    saved_labels: dict[int, str] = config.id2label or {}  # type: ignore[assignment]
     task.objective.configure(config, targets)
     auto_model = task.auto_model(config)
     if not arguments.model_name_or_path:
         return auto_model.from_config(config)
-    return auto_model.from_pretrained(
+    return load_for_classes(
+        auto_model,
         arguments.model_name_or_path,
-        config=config,
+        config,
+        saved_labels,
         revision=arguments.model_revision,
         trust_remote_code=arguments.trust_remote_code,
-        ignore_mismatched_sizes=True,
     )
 
 
