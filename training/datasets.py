@@ -36,6 +36,10 @@ class Examples:
     source: str
     unreadable: list[str]
 
+    def keep(self, split: str, rows: np.ndarray) -> None:
+        """Keeps only some of the examples of `train` or `validation`."""
+        setattr(self, split, getattr(self, split).select(rows))
+
 
 @dataclass
 class ExampleTransform:
@@ -65,6 +69,7 @@ def load_examples(
     seed: int,
     is_training: bool = True,
     transform: Transform | None = None,
+    select: Callable[[DatasetDict, Modality], DatasetDict] | None = None,
 ) -> Examples:
     """Loads the examples that the arguments choose.
 
@@ -75,6 +80,7 @@ def load_examples(
         seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
         is_training: Whether training examples are needed too.
         transform: What each input will go through; files of a folder that fail in it are skipped.
+        select: Chooses examples from the splits `train` and `validation` before anything is held out.
 
     Raises:
         OSError: For a folder or data set that does not exist.
@@ -97,6 +103,8 @@ def load_examples(
             _rename_columns(modality, objective, _load_named(modality, arguments, is_training), arguments),
             name,
         )
+    if select is not None:
+        splits = select(splits, modality)
     splits, targets = objective.load_targets(splits)
     if arguments.dataset_name not in modality.built_in:
         say(f"Found {objective.describe(splits, targets, modality.noun)}.")

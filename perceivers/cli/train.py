@@ -41,6 +41,8 @@ from perceivers.training.arguments import (
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, ExampleTransform, load_examples
 from perceivers.training.heads import load_for_classes
+from perceivers.training.held_out import FILE_NAME as HELD_OUT
+from perceivers.training.held_out import HeldOut, hold_out
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import write_recipe
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
@@ -48,6 +50,7 @@ from perceivers_cli import Terminated, describe_error
 
 CURVES = "training_curves.png"
 RECIPE = "recipe.yaml"
+VERSIONS = {module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)}
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
@@ -338,7 +341,7 @@ def finish(
         num_eval_examples=len(examples.validation),
         metrics=metrics,
         recipe=arguments.recipe,
-        versions={module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)},
+        versions=VERSIONS,
         curves=CURVES,
     )
     write_card(facts, folder)
@@ -387,6 +390,13 @@ def run(arguments: argparse.Namespace) -> int:
     model = make_model(task, arguments.model, config, examples.targets)
     if checkpoint is not None:
         check_resumed_config(checkpoint, model.config)
+    held_out = hold_out(
+        examples,
+        task.modality,
+        arguments.data,
+        {"seed": training.seed, "classes": list((model.config.id2label or {}).values()), "versions": VERSIONS},
+        earlier=HeldOut.read_beside(checkpoint or arguments.model.model_name_or_path),
+    )
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
@@ -398,9 +408,10 @@ def run(arguments: argparse.Namespace) -> int:
                 shutil.rmtree(stale)
         if trainer.is_world_process_zero():
             write_recipe(folder / RECIPE, arguments.recipe, "Repeat this run: perceivers train recipe.yaml")
+            held_out.write(folder)
         metrics = train(trainer, checkpoint)
     except BaseException:
-        if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE}:
+        if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE, HELD_OUT}:
             shutil.rmtree(folder)
         raise
     trainer.log_metrics("train", metrics)
