@@ -112,6 +112,9 @@ class DataArguments:
         return getattr(self, f"{column}_column_name")
 
     def __post_init__(self):
+        for name in ("dataset_name", "train_dir", "validation_dir"):
+            if getattr(self, name) is not None and not getattr(self, name).strip():
+                raise ValueError(f"`--{name}` is empty: give it a value or leave it out.")
         if self.dataset_name and (self.train_dir or self.validation_dir):
             raise ValueError("`--dataset_name` and `--train_dir`/`--validation_dir` exclude each other.")
         if not 0 < self.validation_fraction < 1:

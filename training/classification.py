@@ -8,7 +8,6 @@ high.
 """
 
 import os
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from transformers import PreTrainedConfig
 from .arguments import VALIDATION_NAMES
 from .class_folders import ClassFolder, read_class_folder
 from .folders import listed
+from .heads import is_unnamed, matching_rows, names_of
 from .labels import Labels, describe_labels, is_class_label, read_labels
 from .modality import Modality
 from .objective import FolderFiles, Objective
@@ -235,20 +235,20 @@ CLASSIFICATION = Classification()
 
 
 def label_ids(label_names: list[str], id2label: dict[int, str]) -> np.ndarray:
-    """The model's number for each class of a data set: matched by name, or unchanged if its labels have no names.
+    """The model's number for each class of a data set, matched by name.
+
+    If the model's labels have no names, numbers are matched with numbers, and as many names by their order.
 
     Raises:
-        ValueError: If the model lacks a class of the data set.
+        ValueError: If the model lacks a class of the data set, or has several of its name.
     """
-    # Letters and their accents may be written apart, as in names of folders from macOS.
-    label_names = [unicodedata.normalize("NFC", name) for name in label_names]
-    label2id = {unicodedata.normalize("NFC", name): index for index, name in id2label.items()}
-    is_unnamed = all(name == f"LABEL_{index}" for index, name in id2label.items())
-    if is_unnamed and len(label_names) <= len(id2label):
-        return np.arange(len(label_names))
-    if unknown := [name for name in label_names if name not in label2id]:
-        raise ValueError(f"The model has no class {unknown[0]!r}; its classes are {', '.join(label2id)}.")
-    return np.array([label2id[name] for name in label_names])
+    classes, known = names_of(dict(enumerate(label_names))), names_of(id2label)
+    if is_unnamed(known) and all(name in map(str, range(len(known))) for name in classes):
+        return np.array([int(name) for name in classes])
+    rows = matching_rows(classes, known, "the model")
+    if unknown := [name for name, row in zip(classes, rows, strict=True) if row is None]:
+        raise ValueError(f"The model has no class {unknown[0]!r}; its classes are {listed(known)}.")
+    return np.array(rows)
 
 
 def multi_hot(labels: list[list[int]], num_labels: int) -> np.ndarray:

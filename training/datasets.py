@@ -16,6 +16,9 @@ from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality, Transform
 from .objective import Objective
 
+# Returns a split and rows of it, or None.
+Choice = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
+
 
 @dataclass
 class Examples:
@@ -39,6 +42,11 @@ class Examples:
     unreadable: list[str]
     origins: dict[str, Origin]
 
+    def keep(self, split: str, rows: np.ndarray) -> None:
+        """Keeps only some of the examples of `train` or `validation`."""
+        setattr(self, split, getattr(self, split).select(rows))
+        self.origins[split] = self.origins[split][rows]
+
 
 def load_examples(
     modality: Modality,
@@ -47,6 +55,7 @@ def load_examples(
     seed: int,
     is_training: bool = True,
     transform: Transform | None = None,
+    choose: Choice | None = None,
 ) -> Examples:
     """Loads the examples that the arguments choose.
 
@@ -57,6 +66,8 @@ def load_examples(
         seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
         is_training: Whether training examples are needed too.
         transform: What each input will go through; files of a folder that fail in it are skipped.
+        choose: Chooses the examples to evaluate on before anything is held out. It returns the split that they are
+            in, `train` or `validation`, and their rows, or `None` to leave the choice to `arguments`.
 
     Raises:
         OSError: For a folder or data set that does not exist.
@@ -78,12 +89,16 @@ def load_examples(
     else:
         named, names = _load_named(modality, arguments, is_training)
         splits, source = _rename_columns(modality, objective, named, arguments), name
+    origins = {split: Origin(names[split], np.arange(len(rows))) for split, rows in splits.items()}
+    if choose is not None and (chosen := choose(splits, modality)):
+        split, rows = chosen
+        splits = DatasetDict(validation=splits[split].select(rows))
+        origins = {"validation": origins[split][rows]}
     splits, targets = objective.load_targets(splits)
     if arguments.dataset_name not in modality.built_in:
         say(f"Found {objective.describe(splits, targets, modality.noun)}.")
     if is_training:
         objective.check_targets(targets, source)
-    origins = {split: Origin(names[split], np.arange(len(rows))) for split, rows in splits.items()}
     if "validation" not in splits:
         train = origins["train"]
         rest, held_out = _stratified_rows(splits["train"], arguments.validation_fraction, arguments.split_seed)
@@ -92,8 +107,8 @@ def load_examples(
     limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
     for split, limit in limits.items():
         if split in splits and limit is not None and limit < len(splits[split]):
-            chosen = np.random.default_rng(seed).permutation(len(splits[split]))[:limit]
-            splits[split], origins[split] = splits[split].select(chosen), origins[split][chosen]
+            rows = np.random.default_rng(seed).permutation(len(splits[split]))[:limit]
+            splits[split], origins[split] = splits[split].select(rows), origins[split][rows]
     return Examples(
         train=splits["train"] if is_training else None,
         validation=splits["validation"],

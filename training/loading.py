@@ -5,12 +5,13 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict, Image, Value
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from datasets.exceptions import DatasetsError
 
 from .class_folders import split_of
-from .folders import is_hidden
-from .labels import PURPOSES
+from .folders import is_hidden, listed
+from .labels import PURPOSES, single_feature
 from .modality import Modality
 
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "json", "metadata.parquet": "parquet"}
@@ -62,7 +63,37 @@ def _load_folder(path: str, config_name: str | None, modality: Modality) -> Data
     is_image = any(isinstance(feature, Image) for feature in modality.columns.values())
     if not is_image and (metadata := _metadata_files(path)):
         return DatasetDict({split: _read_metadata(file) for split, file in metadata.items()})
-    return datasets.load_dataset(path, config_name)
+    loaded = datasets.load_dataset(path, config_name)
+    files = datasets.load_dataset_builder(path, config_name).config.data_files or {}
+    declared = {split: _declared_classes(list(files.get(split, ()))) for split in loaded}
+    if all(declared.values()) and len(set(declared.values())) > 1:
+        # `datasets` takes the classes of one split for all, whatever the numbers of the others mean.
+        parts = {split: datasets.load_dataset("parquet", data_files=list(files[split])) for split in loaded}
+        return DatasetDict({split: part["train"] for split, part in parts.items()})
+    return loaded
+
+
+def _declared_classes(files: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The columns of class labels of Parquet files, with the names of the classes; none for other files.
+
+    Raises:
+        ValueError: If the files differ in them.
+    """
+    if not files or not all(file.endswith(".parquet") for file in files):
+        return ()
+    declared: dict[tuple[tuple[str, tuple[str, ...]], ...], str] = {}
+    for file in files:
+        features = Features.from_arrow_schema(pq.read_schema(file))
+        single = {name: single_feature(feature) for name, feature in features.items()}
+        classes = {name: tuple(each.names) for name, each in single.items() if isinstance(each, ClassLabel)}
+        declared.setdefault(tuple(classes.items()), file)
+    if len(declared) > 1:
+        sides = (
+            f"{file} declares {', '.join(listed(names) for _, names in classes) or 'none'}"
+            for classes, file in declared.items()
+        )
+        raise ValueError(f"The files of one split have different classes: {'; '.join(sides)}.")
+    return next(iter(declared))
 
 
 def _metadata_files(path: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from transformers.utils import CONFIG_NAME
 
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.training.arguments import PerceiverTrainingArguments
+from perceivers.training.heads import check_fit, check_labels, label_axes
 from perceivers_cli import did_you_mean
 
 # The smallest values of flags that transformers does not check.
@@ -158,8 +159,39 @@ def check_weights(model: nn.Module, name: str) -> None:
             raise UserError(f"`{name}` is broken: its weight {key} has values that are NaN or infinite.")
 
 
-def check_whole(loading: dict[str, Any], name: str, task: str) -> None:
-    """Refuses a model whose missing weights were made at random, and so would be its answers.
+def load_whole_model(
+    auto_model: Any, name: str, config: PreTrainedConfig, task: str, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Loads a saved model to use it as it is.
+
+    Args:
+        auto_model: Auto class of the model.
+        name: A folder or a name on the Hub.
+        config: Its configuration.
+        task: What it is for.
+        trust_remote_code: Whether the model's own code may run.
+
+    Raises:
+        ValueError: If weights are missing or not finite, or if the labels do not fit the head.
+    """
+    labels: dict[int, Any] = config.id2label or {}  # type: ignore[assignment]
+    check_labels(labels, name)
+    model, loading = auto_model.from_pretrained(
+        name,
+        config=config,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    if loading["mismatched_keys"]:
+        check_fit(loading, labels, name, label_axes(model))
+    check_whole(loading, name, task)
+    check_weights(model, name)
+    return model
+
+
+def check_whole(loading: Mapping[str, Any], name: str, task: str) -> None:
+    """Refuses a model of whose weights some were made at random, and so would be its answers.
 
     Args:
         loading: What `from_pretrained` reports with `output_loading_info`.
@@ -169,6 +201,11 @@ def check_whole(loading: dict[str, Any], name: str, task: str) -> None:
     Raises:
         UserError: Which lists the weights.
     """
+    for key, saved, wanted in sorted(loading["mismatched_keys"]):
+        raise UserError(
+            f"`{name}` does not fit its configuration: {key} has the shape {tuple(saved)}, but the configuration "
+            f"asks for {tuple(wanted)}."
+        )
     if loading["missing_keys"]:
         raise UserError(
             f"`{name}` is not a complete model for {task}: it has no weights for "

@@ -1,21 +1,26 @@
-"""Measure a model on labelled inputs.
+"""Measure a model on labelled inputs that it was not trained on.
 
-Without a data set: on the data held out from the model's training, as the `recipe.yaml` beside it says; without that
-file, on the held-out data of its task's first built-in data set.
+Without a data set: on those held out from its training, as `held_out.json` and `recipe.yaml` beside it say; without
+these files, on the held-out part of its task's first built-in data set. In other data, what the model was trained on
+is found by its content and left out; in a folder that `--validation_dir` names, it is kept and counted in a warning.
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from perceivers.cli.checks import check_weights, check_whole, move_to_device
+from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
-from perceivers.training.datasets import load_examples
+from perceivers.training.datasets import Choice, load_examples
 from perceivers.training.evaluation import evaluate_model, report_table
+from perceivers.training.examples import LeftOut
+from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
 from perceivers.training.recipe import read_recipe
+from perceivers_cli import printable
 
 RECIPE = "recipe.yaml"
 
@@ -36,18 +41,56 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_argv(argv)
     if arguments.batch_size < 1:
         parser.error(f"`--batch_size` must be at least 1, got {arguments.batch_size}")
-    recipe = Path(arguments.model) / RECIPE
     names = data_arguments.__dataclass_fields__
-    if arguments.dataset_name is None and arguments.validation_dir is None and recipe.is_file():
-        recorded = {name: value for name, value in read_recipe(recipe).items() if name in names}
+    given = {flag: getattr(arguments, flag) for flag in FOLDER_FLAGS}
+    recipe = run_folder(arguments.model) / RECIPE
+    recorded = read_recipe(recipe) if recipe.is_file() else {}
+    held_out = HeldOut.read_beside(arguments.model)
+    trained_on = {flag: recorded.get(flag) for flag in FOLDER_FLAGS}
+    if held_out is not None:
+        trained_on |= {flag: paths[0] for flag, paths in held_out.folders.items()}
+    is_own = any(given.values()) and absolute(given) != absolute(trained_on)
+    recorded = {name: value for name, value in recorded.items() if name in names}
+    if not is_own:
         parser.set_defaults(**recorded)
         arguments = parser.parse_argv(argv)
     if config is None:  # flags came before the model
         _, config = load_task(arguments.model, arguments.trust_remote_code)
     values: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    if values["dataset_name"] is None and values["train_dir"] is None and values["validation_dir"] is None:
+    if held_out is not None and not is_own:
+        values |= held_out.find_folders(values, task.modality.noun)
+    if not any(values[flag] for flag in FOLDER_FLAGS):
         values["dataset_name"] = next(iter(task.recipes))
-    return argparse.Namespace(**{**vars(arguments), "task": task, "config": config, "data": data_arguments(**values)})
+    return argparse.Namespace(
+        **{
+            **vars(arguments),
+            "task": task,
+            "config": config,
+            "data": data_arguments(**values),
+            "held_out": held_out,
+            "is_own": is_own,
+            "is_as_recorded": all(values[name] == value for name, value in recorded.items()),
+        }
+    )
+
+
+def absolute(flags: dict[str, str | None]) -> dict[str, str | None]:
+    """Makes absolute paths of the values that are paths."""
+    full = {flag: os.path.abspath(os.path.expanduser(value)) for flag, value in flags.items() if value}
+    return flags | {flag: path for flag, path in full.items() if os.path.exists(path)}
+
+
+def choice(arguments: argparse.Namespace) -> Choice | None:
+    """What chooses the examples to evaluate on; `None` leaves it to the flags of the data."""
+    held_out: HeldOut | None = arguments.held_out
+    if held_out is None:
+        return None
+    if arguments.is_own:
+        return held_out.warn_of_trained_on if arguments.data.validation_dir else held_out.untrained_rows
+    if arguments.data.dataset_name in arguments.task.modality.built_in:
+        # It is always the same, but libraries may store its inputs in other bytes.
+        return None if arguments.is_as_recorded else held_out.untrained_rows
+    return held_out.held_out_rows if held_out.held_out else None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,14 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
     modality, objective = task.modality, task.objective
     trust: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
     processor = modality.auto_processor.from_pretrained(arguments.model, **trust)
-    model, loading = task.auto_model(arguments.config).from_pretrained(
-        arguments.model, output_loading_info=True, **trust
-    )
-    check_whole(loading, arguments.model, task.name)
-    check_weights(model, arguments.model)
+    auto_model = task.auto_model(arguments.config)
+    model = load_whole_model(auto_model, arguments.model, arguments.config, task.name, **trust)
     model = move_to_device(model, arguments.device)
     transform = modality.eval_transform(processor)
-    examples = load_examples(modality, objective, arguments.data, seed=0, is_training=False, transform=transform)
+    examples = load_examples(
+        modality,
+        objective,
+        arguments.data,
+        seed=arguments.held_out.seed if arguments.held_out else 0,
+        is_training=False,
+        transform=transform,
+        choose=choice(arguments),
+    )
+    left_out = LeftOut(examples.origins["validation"], arguments.data.max_unreadable)
     results = evaluate_model(
         model,
         modality,
@@ -73,7 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
         transform,
         arguments.batch_size,
         modality.chunks(processor),
+        left_out,
     )
+    examples.unreadable += left_out
     results = {"model": arguments.model, "data": examples.source, "unreadable": examples.unreadable, **results}
     text = json.dumps(results, indent=2, allow_nan=False)
     # Print first: the results are there even if they cannot be written.
@@ -82,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
         for line in examples.unreadable:
-            print(f"skipped {line}", flush=True)
+            print(f"skipped {printable(line)}", flush=True)
     if arguments.output_file:
         write_text(Path(arguments.output_file), text + "\n")
     return 0

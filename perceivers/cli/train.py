@@ -41,6 +41,9 @@ from perceivers.training.arguments import (
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, load_examples
 from perceivers.training.examples import ExampleDataset, LeftOut, ReplacingExampleDataset
+from perceivers.training.heads import load_for_classes
+from perceivers.training.held_out import FILE_NAME as HELD_OUT
+from perceivers.training.held_out import HeldOut, hold_out
 from perceivers.training.modality import Transform
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import write_recipe
@@ -49,6 +52,7 @@ from perceivers_cli import Terminated, describe_error
 
 CURVES = "training_curves.png"
 RECIPE = "recipe.yaml"
+VERSIONS = {module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)}
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
@@ -140,17 +144,19 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
 
 
 def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
-    """Makes or loads the model, with a new head if the checkpoint's does not fit the targets."""
+    """Makes the model, or loads it with a head for the targets."""
+    saved_labels: dict[int, str] = config.id2label or {}  # type: ignore[assignment]
     task.objective.configure(config, targets)
     auto_model = task.auto_model(config)
     if not arguments.model_name_or_path:
         return auto_model.from_config(config)
-    return auto_model.from_pretrained(
+    return load_for_classes(
+        auto_model,
         arguments.model_name_or_path,
-        config=config,
+        config,
+        saved_labels,
         revision=arguments.model_revision,
         trust_remote_code=arguments.trust_remote_code,
-        ignore_mismatched_sizes=True,
     )
 
 
@@ -362,7 +368,7 @@ def finish(
         num_eval_examples=trainer.eval_dataset.num_readable,
         metrics=metrics,
         recipe=arguments.recipe,
-        versions={module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)},
+        versions=VERSIONS,
         curves=CURVES,
     )
     write_card(facts, folder)
@@ -414,6 +420,13 @@ def run(arguments: argparse.Namespace) -> int:
     model = make_model(task, arguments.model, config, examples.targets)
     if checkpoint is not None:
         check_resumed_config(checkpoint, model.config)
+    held_out = hold_out(
+        examples,
+        task.modality,
+        arguments.data,
+        {"seed": training.seed, "classes": list((model.config.id2label or {}).values()), "versions": VERSIONS},
+        earlier=HeldOut.read_beside(checkpoint or arguments.model.model_name_or_path),
+    )
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
@@ -425,9 +438,10 @@ def run(arguments: argparse.Namespace) -> int:
                 shutil.rmtree(stale)
         if trainer.is_world_process_zero():
             write_recipe(folder / RECIPE, arguments.recipe, "Repeat this run: perceivers train recipe.yaml")
+            held_out.write(folder)
         metrics = train(trainer, checkpoint, how_to_go_on(arguments))
     except BaseException:
-        if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE}:
+        if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE, HELD_OUT}:
             shutil.rmtree(folder)
         raise
     trainer.log_metrics("train", metrics)
