@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import struct
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ import perceivers_cli
 from perceivers.cli import info
 from perceivers.tasks import TASKS
 from perceivers.training.model_card import CardFacts, as_code, as_text, make_card
-from tests.runs import run, save_images, save_model, train
+from tests.runs import run, run_apart, save_images, save_model, train
 
 pytestmark = pytest.mark.integration
 
@@ -175,3 +177,188 @@ def test_a_run_in_a_folder_of_any_name(name, tmp_path, capsys):
     assert str(tmp_path / name) in strings
     recipe = yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())
     assert recipe["output_dir"] == str(tmp_path / name)
+
+
+# Reads files, and prints what is opened, connected to or started meanwhile.
+WATCH = """
+import json, sys
+import numpy as np
+from perceivers.preprocessors.point_cloud_files import read_point_cloud
+whole, *paths = sys.argv[1:]
+events, watching = [], False
+def note(event, arguments):
+    if watching and (event == "open" or event.split(".")[0] in ("socket", "subprocess", "urllib", "ftplib")
+                     or event in ("os.system", "os.exec", "os.posix_spawn")):
+        events.append([event, str(arguments[0])])
+sys.addaudithook(note)
+answers = []
+for path in [whole, whole.replace(".obj", ".glb"), whole.replace(".obj", ".ply"), *paths]:
+    watching = path in paths
+    try:
+        answers.append(len(read_point_cloud(path, 10, np.random.default_rng(0))))
+    except ValueError as error:
+        answers.append(str(error))
+watching = False
+print(json.dumps([answers[3:], events]))
+"""
+REFERENCES = ["secret.png", "../secret.png", "/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:9/a.png"]
+TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\n"
+
+
+def glb_file(reference, place):
+    """A triangle whose buffer or texture is somewhere else."""
+    numbers = struct.pack("<9f3H2x", 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 2)
+    accessors = [
+        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]},
+        {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"},
+    ]
+    views = [{"buffer": 0, "byteOffset": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}]
+    tree = {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "scene": 0,
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "material": 0}]}],
+        "materials": [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}],
+        "textures": [{"source": 0}],
+        "images": [{"uri": reference if place == "image" else "data:,"}],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(numbers), **({"uri": reference} if place == "buffer" else {})}],
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(numbers), 0x004E4942) + numbers
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def test_files_that_refer_to_others_open_nothing(tmp_path):
+    for suffix, content in {
+        ".obj": f"{TRIANGLE}f 1/1 2/2 3/3\n".encode(),
+        ".glb": glb_file("data:,", "image"),
+        ".ply": b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+        b"end_header\n0 0 0\n",
+    }.items():
+        (tmp_path / f"whole{suffix}").write_bytes(content)
+    (tmp_path / "secret.png").write_bytes(b"not to be opened")
+    (tmp_path / "in").mkdir()
+    paths = []
+    for index, reference in enumerate(REFERENCES):
+        comment = f"comment TextureFile {reference}\nelement vertex".encode()
+        obj = f"mtllib {reference}\nusemtl a\nmap_Kd {reference}\n{TRIANGLE}f 1/1 2/2 3/3\n"
+        contents = {
+            "a.obj": obj.encode(),
+            "b.ply": (tmp_path / "whole.ply").read_bytes().replace(b"element vertex", comment),
+            "c.glb": glb_file(reference, "image"),
+            "d.glb": glb_file(reference, "buffer"),
+        }
+        for name, content in contents.items():
+            paths.append(tmp_path / "in" / f"{index}{name}")
+            paths[-1].write_bytes(content)
+    result = run_apart(tmp_path / "whole.obj", *paths, script=WATCH, stdout=subprocess.PIPE, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    answers, events = json.loads(result.stdout.splitlines()[-1])
+    assert events == [["open", str(path)] for path in paths]
+    by_name = dict(zip([path.name for path in paths], answers, strict=True))
+    assert all(by_name[f"{index}{name}"] == 10 for index in range(len(REFERENCES)) for name in ("a.obj", "c.glb"))
+
+
+# Code that would leave a file behind, in a model's folder.
+EVIL = """
+import os, pathlib
+pathlib.Path(os.environ["WITNESS"]).write_text("ran")
+from transformers import PretrainedConfig
+class EvilConfig(PretrainedConfig):
+    model_type = "evil"
+class EvilModel: pass
+class EvilProcessor: pass
+"""
+MAPS = {
+    "AutoConfig": "evil.EvilConfig",
+    "AutoModel": "evil.EvilModel",
+    "AutoModelForImageClassification": "evil.EvilModel",
+    "AutoImageProcessor": "evil.EvilProcessor",
+    "AutoFeatureExtractor": "evil.EvilProcessor",
+    "AutoProcessor": "evil.EvilProcessor",
+    "AutoTokenizer": ["evil.EvilProcessor", "evil.EvilProcessor"],
+}
+CHANGES = {
+    "a configuration's code": ("config.json", {"auto_map": MAPS, "model_type": "evil"}),
+    "a model's code": ("config.json", {"auto_map": MAPS}),
+    "a model of an unknown class": ("config.json", {"architectures": ["EvilModel"], "auto_map": MAPS}),
+    "a processor's code": ("preprocessor_config.json", {"auto_map": MAPS, "image_processor_type": "EvilProcessor"}),
+    "a processor of ours with code": ("preprocessor_config.json", {"auto_map": MAPS}),
+    "a processor's class": ("preprocessor_config.json", {"processor_class": "evil.EvilProcessor"}),
+    "a tokenizer": ("config.json", {"tokenizer_class": "evil.EvilProcessor"}),
+    "a pipeline": (
+        "config.json",
+        {
+            "custom_pipelines": {
+                "image-classification": {
+                    "impl": "evil.EvilModel",
+                    "pt": ["AutoModelForImageClassification"],
+                    "type": "image",
+                }
+            }
+        },
+    ),
+    "a kernel": ("config.json", {"_attn_implementation": "owner/kernel", "attn_implementation": "owner/kernel"}),
+    "a kernel within": ("config.json", {"_attn_implementation_internal": "owner/kernel:evil"}),
+    "a quantiser": ("config.json", {"quantization_config": {"quant_method": "evil", "modules": "evil.EvilModel"}}),
+}
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A function that changes a file of a model with code in its folder, and one that says whether the code ran."""
+    model, witness = save_model(tmp_path / "model"), tmp_path / "witness"
+    monkeypatch.setenv("WITNESS", str(witness))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (model / "evil.py").write_text(EVIL)
+
+    def change(name, values):
+        path = model / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        return model
+
+    return change, witness.exists
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        *(("predict", what) for what in CHANGES),
+        *((command, what) for command in ("evaluate", "info", "convert") for what in list(CHANGES)[:3]),
+        *(("train", what) for what in list(CHANGES) if "tokenizer" not in what),
+    ],
+)
+def test_no_file_of_a_model_makes_code_run(command, what, evil, tmp_path, capsys, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: fetched.append(a) or 1 / 0)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))  # transformers asks; whoever presses return means no
+    change, has_run = evil
+    model = change(*CHANGES[what])
+    images = tmp_path / "images"
+    for name in ("dark", "light"):
+        save_images(images / name)
+    words = {
+        "predict": (images,),
+        "evaluate": ("--validation_dir", images),
+        "train": ("--model_name_or_path", model, "--train_dir", images, "--output_dir", tmp_path / "out"),
+        "info": (),
+        "convert": (tmp_path / "converted",),
+    }[command]
+    if command == "train":
+        words = (*words, "--max_steps", 1, "--use_cpu", "--report_to", "none")
+    code = run(command, *([] if command == "train" else [model]), *words)
+    err = capsys.readouterr().err
+    assert not has_run() and fetched == []
+    lines = [line for line in err.splitlines() if line.startswith("perceivers: error:")]
+    assert code == 0 or (code == 1 and len(lines) == 1)
+    assert "Traceback" not in err
+
+
+def test_the_flag_runs_the_code(evil, tmp_path):
+    change, has_run = evil
+    run("predict", change(*CHANGES["a configuration's code"]), save_images(tmp_path / "images"), "--trust_remote_code")
+    assert has_run()
