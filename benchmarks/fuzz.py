@@ -14,7 +14,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -87,15 +87,15 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def work(connection: Any, name: str, warm_up: list[str]) -> None:
-    """Answers paths with what becomes of the files, in a process of its own."""
+def work(connection: Any, whole: list[tuple[str, str]]) -> None:
+    """Answers tasks and paths with what becomes of the files, in a process of its own."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     torch.set_num_threads(1)
-    reader = Reader(task_named(name))
-    for path in warm_up:
-        outcome = reader.outcome(path, predicts=True)
+    readers = {task: Reader(task_named(task)) for task in dict(whole)}
+    for task, path in whole:
+        outcome = readers[task].outcome(path, predicts=True)
         if outcome[0] != "read":
             connection.send(("seed", f"{path}: {outcome}", 0.0, 0))
             return
@@ -105,29 +105,28 @@ def work(connection: Any, name: str, warm_up: list[str]) -> None:
     connection.send(("ready", "", 0.0, 0))
     with suppress(EOFError):
         while True:
-            path, predicts = connection.recv()
+            task, path, predicts = connection.recv()
             Path("/proc/self/clear_refs").write_text("5")
             before, start = resident_bytes("VmRSS"), time.monotonic()
-            outcome = reader.outcome(path, predicts)
+            outcome = readers[task].outcome(path, predicts)
             connection.send((*outcome, time.monotonic() - start, resident_bytes("VmHWM") - before))
 
 
 class Worker:
-    """A process that reads files of one modality. A new one takes the place of one that died.
+    """A process that reads files. A new one takes the place of one that died.
 
     Args:
-        task: Name of the task.
-        warm_up: Paths of whole files, which load the libraries.
+        whole: Tasks and paths of whole files, which load the libraries.
     """
 
-    def __init__(self, task: str, warm_up: list[str]):
-        self.task, self.warm_up = task, warm_up
+    def __init__(self, whole: list[tuple[str, str]]):
+        self.whole = whole
         self._process: Any = None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, self.task, self.warm_up), daemon=True)
+        self._process = context.Process(target=work, args=(theirs, self.whole), daemon=True)
         self._process.start()
         theirs.close()
         state, detail, *_ = self._connection.recv()
@@ -142,12 +141,12 @@ class Worker:
             self._connection.close()
             self._process = None
 
-    def read(self, path: str, predicts: bool) -> tuple[str, str, float, int]:
+    def read(self, task: str, path: str, predicts: bool) -> tuple[str, str, float, int]:
         """What becomes of a file: the outcome, the error, seconds, and bytes of memory."""
         if self._process is None:
             self._start()
         try:
-            self._connection.send((path, predicts))
+            self._connection.send((task, path, predicts))
             if self._connection.poll(SECONDS):
                 return self._connection.recv()
             outcome = "hang", f"more than {SECONDS} s"
@@ -159,7 +158,7 @@ class Worker:
 
 
 def fuzz_family(
-    worker: Worker, family: str, seeds: list[Seed], folder: Path, files: int, keep: Path | None
+    worker: Worker, task: str, family: str, seeds: list[Seed], folder: Path, files: int, keep: Path | None
 ) -> dict[str, Any]:
     """Reads the mutated files of one family, and returns counts and faults."""
     counts, faults, slowest, largest = Counter(dict.fromkeys(OUTCOMES, 0)), [], 0.0, 0
@@ -167,7 +166,7 @@ def fuzz_family(
         suffix, content = mutated(family, seeds, index)
         path = folder / f"mutated{suffix}"
         path.write_bytes(content)
-        outcome, detail, seconds, used = worker.read(str(path), index % PREDICT_EVERY == 0)
+        outcome, detail, seconds, used = worker.read(task, str(path), index % PREDICT_EVERY == 0)
         counts[outcome] += 1
         slowest, largest = max(slowest, seconds), max(largest, used)
         if outcome in FAULTS:
@@ -175,11 +174,17 @@ def fuzz_family(
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{family}-{index}{suffix}".replace(" ", "-")).write_bytes(content)
-    return {"counts": counts, "slowest_seconds": round(slowest, 2), "largest_bytes": largest, "faults": faults}
+    return {
+        "task": task,
+        "counts": counts,
+        "slowest_seconds": round(slowest, 2),
+        "largest_bytes": largest,
+        "faults": faults,
+    }
 
 
 def fuzz(
-    files: int, families: Iterable[str] | None = None, keep: Path | None = None, verbose: bool = False
+    files: int, families: Collection[str] | None = None, keep: Path | None = None, verbose: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Reads mutated files.
 
@@ -192,27 +197,29 @@ def fuzz(
     Returns:
         Counts and faults of each family.
     """
+    seeds = {
+        (task, family): seeds
+        for task, make in FAMILIES.items()
+        for family, seeds in make().items()
+        if families is None or family in families
+    }
     results = {}
-    for task, make in FAMILIES.items():
-        with tempfile.TemporaryDirectory() as name:
-            folder, warm_up = Path(name), []
-            by_family = {
-                family: seeds for family, seeds in make().items() if families is None or family in set(families)
-            }
-            for family, seeds in by_family.items():
-                for number, (suffix, content) in enumerate(seeds):
-                    path = folder / f"whole-{family}-{number}{suffix}"
-                    path.write_bytes(content)
-                    warm_up.append(str(path))
-            worker = Worker(task, warm_up)
-            try:
-                for family, seeds in by_family.items():
-                    result = fuzz_family(worker, family, seeds, folder, files, keep)
-                    results[family] = {"task": task, **result}
-                    if verbose:
-                        print(f"{family:<12}", {name: count for name, count in result["counts"].items() if count})
-            finally:
-                worker.close()
+    with tempfile.TemporaryDirectory() as name:
+        folder, whole = Path(name), []
+        for (task, family), some in seeds.items():
+            for number, (suffix, content) in enumerate(some):
+                path = folder / f"whole-{family}-{number}{suffix}"
+                path.write_bytes(content)
+                whole.append((task, str(path)))
+        worker = Worker(whole)
+        try:
+            for (task, family), some in seeds.items():
+                results[family] = fuzz_family(worker, task, family, some, folder, files, keep)
+                if verbose:
+                    found = {name: count for name, count in results[family]["counts"].items() if count}
+                    print(f"{family:<12}", found, flush=True)
+        finally:
+            worker.close()
     return results
 
 
