@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from perceivers import AudioPerceiverFeatureExtractor, LongAudioClassificationPipeline
-from perceivers.preprocessors import audio_reading
+from perceivers.preprocessors import audio_resampling
 from perceivers.preprocessors.audio_reading import read_audio, read_mono
 from tests.models import tiny_audio_model, tiny_extractor
 
@@ -160,11 +160,13 @@ class TestBounds:
     )
     @pytest.mark.parametrize("length", [20_000, 99_991])
     def test_pieces_are_resampled_as_the_whole(self, monkeypatch, rate, target, length):
-        samples = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32))
-        expected = torchaudio.functional.resample(samples, rate, target)
-        monkeypatch.setattr(audio_reading, "LONG", 10_000)
-        actual = audio_reading.resample(samples, rate, target)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+        samples = np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32)
+        expected = torchaudio.functional.resample(torch.from_numpy(samples), rate, target)
+        monkeypatch.setattr(audio_resampling, "LONG", 10_000)
+        for size in (length, 7919, 100):
+            blocks = np.split(samples[None], range(size, length, size), axis=1)
+            actual = audio_resampling.joined(audio_resampling.resample(blocks, rate, target))
+            torch.testing.assert_close(torch.from_numpy(actual[0]), expected, atol=1e-5, rtol=0)
 
     def test_a_file_may_take_as_much_as_the_setting_says(self, tmp_path, monkeypatch):
         path = tmp_path / "silence.flac"
