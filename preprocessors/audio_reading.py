@@ -5,7 +5,10 @@ Letters: C channels, T samples.
 
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -95,11 +98,39 @@ def _collected(decoded: Iterator[tuple[np.ndarray, int]], name: str, collect: Co
     return collect((samples for samples, _ in chain([first], decoded)), rate)
 
 
+# Their handlers raise exceptions: Ctrl-C, a batch system that stops a program, and timers.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name))
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Holds signals back until the end: soundfile reads through callbacks, which print exceptions and lose them.
+
+    The recording would seem to end there.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where signals are handled
+        yield
+        return
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    received: list[tuple[int, Any]] = []
+    for number in handlers:
+        signal.signal(number, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in received:
+            handlers[number](number, frame)
+
+
 def _decode(soundfile: Any, links: Iterable[Part], name: str) -> Iterator[tuple[np.ndarray, int]]:
     """Decodes samples (C, t) block by block, as some codecs cannot seek and some headers only estimate the length."""
     total, kind = 0, None
     for link in links:
-        with soundfile.SoundFile(link) as opened:
+        with deferred_signals():
+            opened = soundfile.SoundFile(link)
+        with opened:
             rate, promised, channels = opened.samplerate, opened.frames, opened.channels
             if kind not in (None, (channels, rate)):
                 found = ", ".join(f"{channels} x {rate} Hz" for channels, rate in sorted([kind, (channels, rate)]))
@@ -108,7 +139,11 @@ def _decode(soundfile: Any, links: Iterable[Part], name: str) -> Iterator[tuple[
             # Otherwise soundfile stops at the length that the header gives, and seeks, after each block.
             opened.seekable = lambda: False
             count = 0
-            while len(block := opened.read(max(1, BLOCK // channels), dtype="float32", always_2d=True)):
+            while True:
+                with deferred_signals():
+                    block = opened.read(max(1, BLOCK // channels), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
                 count += len(block)
                 check_memory(4 * (total + count) * channels, name)
                 with naming(name):
