@@ -94,8 +94,7 @@ def _collected(decoded: Iterator[tuple[np.ndarray, int]], name: str, collect: Co
     if first is None:
         raise ValueError(f"{name}: the audio is empty")
     with naming(name):
-        rate = checked_rate(first[1])
-    return collect((samples for samples, _ in chain([first], decoded)), rate)
+        return collect((samples for samples, _ in chain([first], decoded)), checked_rate(first[1]))
 
 
 # Their handlers raise exceptions: Ctrl-C, a batch system that stops a program, and timers.

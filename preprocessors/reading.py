@@ -199,6 +199,8 @@ def import_optional(module: str, message: str) -> Any:
 def naming(item: str | None) -> Iterator[None]:
     """Puts the name of an item, such as `clip 3`, before the message of a `TypeError` or `ValueError` raised inside.
 
+    A message that begins with the name already stays as it is.
+
     Args:
         item: The name; `None` leaves the message as it is.
     """
@@ -206,4 +208,5 @@ def naming(item: str | None) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(str(error) if item is None else f"{item}: {error}") from error
+        is_named = item is None or str(error).startswith(item)
+        raise kind(str(error) if is_named else f"{item}: {error}") from error
