@@ -26,15 +26,13 @@ from transformers import pipeline
 import perceivers
 from benchmarks.fuzz_files import FAMILIES, Seed, mutated
 from benchmarks.measuring import machine, resident_bytes, save
+from benchmarks.tables import OUTCOMES
 from perceivers.tasks import Task, task_named
 
 FILES = 1000
 PREDICT_EVERY = 10
 SECONDS, MEMORY = 10, 2**30  # per file; memory in addition to what the process has after it has read whole files
 LIBRARIES = ("numpy", "pillow", "soundfile", "torchaudio", "plyfile", "pypcd4", "laspy", "lazrs", "trimesh")
-
-# What can become of a file. All but the first two are faults.
-OUTCOMES = ("read", "refused", "traceback", "abort", "hang", "not finite", "memory")
 FAULTS = OUTCOMES[2:]
 
 

@@ -12,14 +12,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 import perceivers_cli
 from perceivers.cli import info
 from perceivers.tasks import TASKS
 from perceivers.training.model_card import CardFacts, as_code, as_text, make_card
-from tests.runs import run, run_apart, save_images, save_model, train
+from tests.runs import run, run_apart, save_images, save_model, the_line, train
 
 pytestmark = pytest.mark.integration
 
@@ -362,3 +364,63 @@ def test_the_flag_runs_the_code(evil, tmp_path):
     change, has_run = evil
     run("predict", change(*CHANGES["a configuration's code"]), save_images(tmp_path / "images"), "--trust_remote_code")
     assert has_run()
+
+
+# Runs every command on local data, and prints what was connected to.
+LOCAL = """
+import json, pathlib, sys
+events = []
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        events.append([event, str(arguments)])
+sys.addaudithook(note)
+import perceivers
+from tests.runs import run, save_model, train
+perceivers.register_for_remote_code()
+folder = pathlib.Path(sys.argv[1])
+codes = [
+    train(folder, "--hub_token", "hf_secretsecret", "--trust_remote_code"),
+    run("predict", folder / "out", folder / "images"),
+    run("evaluate", folder / "out", "--validation_dir", folder / "images"),
+    run("info", folder / "out"),
+    run("convert", folder / "out", folder / "converted"),
+]
+print(json.dumps([codes, events]))
+"""
+
+
+def test_what_is_local_needs_no_network_keeps_no_secret_and_the_umask(tmp_path):
+    environment = {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+    before = os.umask(0o027)
+    try:
+        result = run_apart(tmp_path, script=LOCAL, stdout=subprocess.PIPE, env=environment)
+    finally:
+        os.umask(before)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == [[0] * 5, []]
+    assert "hf_secretsecret" not in result.stdout + result.stderr
+    paths = [path for name in ("out", "converted") for path in (tmp_path / name).rglob("*")]
+    assert len(paths) > 40
+    for path in [*paths, tmp_path / "out", tmp_path / "converted"]:
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
+        assert path.is_dir() or b"hf_secretsecret" not in path.read_bytes()
+    recipe = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert "trust" not in recipe and "token" not in recipe
+    assert recipe.partition("\n")[2].strip() in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "train", "convert"])
+def test_pickled_weights_are_refused_in_one_line(command, tmp_path, capsys):
+    model = save_model(tmp_path / "model")
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    images = tmp_path / "images"
+    for name in ("dark", "light"):
+        save_images(images / name)
+    if command == "train":
+        words = ["--model_name_or_path", model, "--train_dir", images, "--output_dir", tmp_path / "out", "--use_cpu"]
+    else:
+        others = {"predict": [images], "evaluate": ["--validation_dir", images], "convert": [tmp_path / "converted"]}
+        words = [model, *others[command]]
+    assert run(command, *words) == 1
+    assert "has its weights as a pickle only" in the_line(capsys)

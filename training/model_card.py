@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.figure import Figure
 
+from .folders import printable
 from .objective import Objective
 
 TEXT = """\
@@ -158,7 +159,7 @@ def make_card(facts: CardFacts) -> ModelCard:
 
 def plain(text: str) -> str:
     """Text in one line, with escapes for letters that cannot be seen, turn the direction, or are not UTF-8."""
-    return _escaped(" ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def as_text(text: str) -> str:
@@ -168,7 +169,7 @@ def as_text(text: str) -> str:
 
 def as_code(text: str) -> str:
     """A string of Python in double quotes."""
-    return _escaped(json.dumps(text, ensure_ascii=False))
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def yaml_block(values: Any) -> str:
@@ -177,10 +178,6 @@ def yaml_block(values: Any) -> str:
     if all(map(str.isprintable, text.splitlines())):
         return text
     return yaml.safe_dump(values, sort_keys=False).strip()
-
-
-def _escaped(text: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def write_card(facts: CardFacts, folder: Path) -> None:
