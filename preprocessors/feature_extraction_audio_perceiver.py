@@ -14,7 +14,8 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
-from .audio_reading import MAX_CHANNELS, checked_rate, import_torchaudio, read_mono
+from .audio_reading import MAX_CHANNELS, checked_rate, read_mono
+from .audio_resampling import import_torchaudio
 from .reading import naming
 
 REPRESENTATIONS = ("waveform", "mel")
