@@ -16,7 +16,7 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .audio_reading import MAX_CHANNELS, checked_rate, read_mono
 from .audio_resampling import import_torchaudio
-from .reading import naming
+from .reading import check_memory, naming
 
 REPRESENTATIONS = ("waveform", "mel")
 VARIANCE_FLOOR = 1e-7  # keeps silence at 0
@@ -179,6 +179,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         max_length = self.num_samples if max_length is None else max_length
         if max_length < 1:
             raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        check_memory(4 * max_length * (padding == "max_length"), f"a clip of {max_length:,} samples")
         if is_batch(audio):
             check_axes(audio)
         features = []
@@ -241,6 +242,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         """
         values = waveform
         if self.representation == "mel":
+            self.check_spectrogram(len(waveform))
             spectrogram = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
             num_frames = math.ceil(len(waveform) / self.hop_length)
             values = spectrogram(waveform)[:, :num_frames].clamp(min=self.mel_floor).log().T  # (F, mel bins)
@@ -249,6 +251,23 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         if not values.isfinite().all():
             raise ValueError(f"the samples are too large, up to {waveform.abs().max():.3g}")
         return values.numpy()
+
+    def check_spectrogram(self, num_samples: int) -> None:
+        """Refuses a mel spectrogram that would take more memory than one input may.
+
+        Args:
+            num_samples: Length of the clip.
+
+        Raises:
+            ValueError: It would. The message names the settings.
+        """
+        frequencies = self.n_fft // 2 + 1
+        frames = num_samples // self.hop_length + 1
+        check_memory(
+            frames * (4 * self.n_fft + 12 * frequencies + 4 * self.num_mel_bins) + 4 * frequencies * self.num_mel_bins,
+            f"a spectrogram of {frames:,} frames of {self.n_fft:,} samples",
+            "; a larger hop_length, or a smaller n_fft, num_mel_bins or num_samples, needs less",
+        )
 
 
 __all__ = ["AudioPerceiverFeatureExtractor"]

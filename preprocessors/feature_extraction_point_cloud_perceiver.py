@@ -14,7 +14,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from transformers.utils import TensorType
 
 from .point_cloud_files import COORDINATES, array_to_points, name_of, read_point_cloud
-from .reading import naming
+from .reading import check_memory, naming
 
 Sampling = Literal["random", "farthest", "none"]
 Extent = Literal["cube", "sphere", "none"]
@@ -258,6 +258,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             check_cloud(points, self.feature_names)
             return points
         candidates = self.num_points * (CANDIDATES if self.sampling == "farthest" else 1)
+        check_memory(8 * candidates * (3 + len(self.feature_names)), f"a cloud of {candidates:,} points")
         drawing = generator or np.random.default_rng(self.seed)
         points = read_point_cloud(cloud, candidates, drawing, self.feature_names)
         with naming(name_of(cloud)):
@@ -347,6 +348,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`padding` must be `longest` or `max_length`, got {padding!r}.")
         if longest > length:
             raise ValueError(f"a cloud has {longest} points, more than max_length={length}")
+        check_memory(4 * length * len(clouds) * clouds[0].shape[1], f"a batch of {len(clouds)} x {length:,} points")
         missing = [length - len(cloud) for cloud in clouds]
         data = {
             "point_values": [

@@ -10,6 +10,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +39,9 @@ SYNONYMS = {
 }
 # Columns that are brought to 0..1.
 FRACTIONS = frozenset({"red", "green", "blue", "alpha", "intensity"})
+
+
+LONGEST_LINE = 100_000  # of names or numbers of one point, in characters
 
 
 def import_reader(package: str) -> Any:
@@ -113,16 +117,22 @@ def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
     The first line may name the columns. Text after a `#` is ignored.
     """
-    lines = data.decode("utf-8-sig").splitlines()
-    lines = [line for line in lines if line.split("#")[0].strip()]
-    if not lines:
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig")
+    lines = (line for line in text if line.split("#", 1)[0].strip())
+    first = next(lines, None)
+    if first is None:
         return np.empty((0, 3))
-    first = lines[0].removeprefix("//")  # CloudCompare starts the line of names with it
+    if len(first) > LONGEST_LINE:
+        raise ValueError(f"its first line has {len(first):,} characters, more than {LONGEST_LINE:,}")
+    first = first.removeprefix("//")  # CloudCompare starts the line of names with it
     delimiter = next((sign for sign in ",;" if sign in first), None)
     names = [word.strip().strip('"').lower() for word in first.split(delimiter)]
     if all(map(is_number, names)):
-        return np.loadtxt(lines, delimiter=delimiter, ndmin=2)
-    rows = np.loadtxt(lines[1:], delimiter=delimiter, ndmin=2) if lines[1:] else np.empty((0, len(names)))
+        return np.loadtxt(chain([first], lines), delimiter=delimiter, ndmin=2)
+    second = next(lines, None)
+    if second is None:
+        return named(np.empty((0, len(names))), names)
+    rows = np.loadtxt(chain([second], lines), delimiter=delimiter, ndmin=2)
     if rows.shape[1] != len(names):
         raise ValueError(f"its first line names {len(names)} columns and the second has {rows.shape[1]} numbers")
     return named(rows, names)
