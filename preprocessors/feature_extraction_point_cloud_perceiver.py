@@ -3,7 +3,6 @@
 Letters: B batch, P points, F features per point in addition to its coordinates.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
@@ -14,13 +13,12 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from transformers.utils import TensorType
 
 from .point_cloud_files import COORDINATES, array_to_points, name_of, read_point_cloud
+from .processor_fields import check_fields
 from .reading import check_memory, naming
 
 Sampling = Literal["random", "farthest", "none"]
 Extent = Literal["cube", "sphere", "none"]
 
-# Keys that transformers itself writes into a saved feature extractor.
-TRANSFORMERS_KEYS = frozenset({"auto_map", "feature_extractor_type", "processor_class"})
 # For each point of a mesh that it keeps, farthest-point sampling chooses from this many.
 CANDIDATES = 8
 # Distances that farthest-point sampling computes, a second or two of work; the candidates are fewer above it.
@@ -190,10 +188,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         self.scale_to = scale_to
         self.seed = seed
         self.padding_value = padding_value
-        if unknown := [name for name in kwargs if name not in TRANSFORMERS_KEYS and not name.startswith("_")]:
-            matches = difflib.get_close_matches(unknown[0], self.__dict__, n=1)
-            hint = f" (did you mean `{matches[0]}`?)" if matches else ""
-            raise ValueError(f"{type(self).__name__} has no field `{unknown[0]}`{hint}.")
+        check_fields(type(self), kwargs, self.__dict__)
         if num_points < 2:
             raise ValueError(f"`num_points` must be at least 2, got {num_points}.")
         for name, values in (("sampling", get_args(Sampling)), ("scale_to", get_args(Extent))):

@@ -363,8 +363,8 @@ class ImagePerceiverImageProcessorBase(Backend):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, Mapping):
             return read_mapping(image_url_or_urls)
-        if isinstance(image_url_or_urls, str | os.PathLike | bytes):
-            source = image_url_or_urls
+        source = image_url_or_urls.read() if hasattr(image_url_or_urls, "read") else image_url_or_urls
+        if isinstance(source, str | os.PathLike | bytes):
             return read_pil_image(source if isinstance(source, bytes) else os.fspath(source))
         if is_valid_image(image_url_or_urls):
             return image_url_or_urls
