@@ -158,7 +158,7 @@ def check_pcd(data: bytes) -> None:
     left = len(data) - head.end()
     check_memory(points * size, "it")
     if head[1] == b"ascii":
-        promise(points, left, "points")
+        promise(points * sum(counts or [1] * len(sizes)), left, "numbers")
     elif head[1] == b"binary":
         found = left // max(size, 1)
         if found < points:
