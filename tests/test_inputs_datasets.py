@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 
 from perceivers.cli.main import main
 from perceivers.training.audio import AUDIO, AudioDataArguments
@@ -174,3 +175,53 @@ class TestRefusals:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match=f"There is no data set {name}: the path does not exist"):
             load(name)
+
+
+class TestBrokenRows:
+    """A broken row is left out and named by split and index, up to a share of the data set."""
+
+    @pytest.fixture(params=["png", "wav", "xyz"])
+    def words(self, request, tmp_path):
+        """The flags of a run on 20 examples to train on and 10 to evaluate on, of each split one broken."""
+        suffix = request.param
+        task = {"png": "image-classification", "wav": "audio-classification", "xyz": "point-cloud-classification"}
+        folder, tables = tmp_path / "files", tmp_path / "tables"
+        tables.mkdir()
+        for split, number in (("train", 20), ("validation", 10)):
+            (folder / split).mkdir(parents=True)
+            for index in range(number):
+                path = folder / split / f"{index}.{suffix}"
+                if index == 7:
+                    path.write_bytes(b"nothing of that kind")
+                elif suffix == "png":
+                    PIL.Image.new("L", (8, 8), 9 * index).save(path)
+                elif suffix == "wav":
+                    soundfile.write(path, np.linspace(-1, 1, 400 + index), 8000)
+                else:
+                    np.savetxt(path, np.random.default_rng(index).normal(size=(30, 3)))
+            lines = [f"../files/{split}/{index}.{suffix},{'ab'[index % 2]}" for index in range(number)]
+            (tables / f"{split}.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+        words = ["--task", task[suffix], "--dataset_name", str(tables), "--variant", "tiny", "--use_cpu"]
+        words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--report_to", "none"]
+        if suffix == "wav":
+            words += ["--processor", "sampling_rate=8000", "--audio_column_name", "file"]
+        return words
+
+    def test_it_is_left_out_and_named(self, words, tmp_path, capsys):
+        assert main(["train", *words, "--per_device_eval_batch_size", "1"]) == 0
+        output = capsys.readouterr()
+        for split in ("train", "validation"):
+            (line,) = [line for line in output.err.splitlines() if f"left out {split}[7]" in line]
+            assert f"{split}/7." in line and "BytesIO" not in line
+        assert "Skipped 2 unreadable" in output.out and "on 9 held-out" in output.out
+        card = (tmp_path / "out/README.md").read_text()
+        assert "Measured on 9 held-out" in card and "\n19 " in card
+
+    def test_there_is_a_limit(self, words, tmp_path, capsys):
+        assert main(["train", *words, "--max_unreadable", "0"]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers: error:")]
+        assert "of which 1 cannot be read; `--max_unreadable 0` allows 0. The first is train[7] (" in line
+
+    def test_a_share_that_is_none(self, words, capsys):
+        assert main(["train", *words, "--max_unreadable", "1.5"]) == 2
+        assert "`--max_unreadable` must be from 0 to 1, got 1.5" in capsys.readouterr().err

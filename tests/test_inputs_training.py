@@ -194,9 +194,17 @@ class TestCheckpoints:
         assert train(tmp_path, *STEPS, *words) == 1
         assert f"its classes are ['dark', 'light'], those of this run {names}" in the_line(capsys)
 
-    @pytest.mark.parametrize("step", [2, 3, 4])  # 3 steps per epoch
-    def test_balanced_sampling_resumes_as_it_would_have_gone_on(self, tmp_path, step):
-        words = ["--save_strategy", "steps", "--save_steps", 1, "--num_train_epochs", 3, "--class_balanced_sampling"]
+    @pytest.mark.parametrize(
+        ("words", "step"),  # 3 steps per epoch
+        [
+            *((["--class_balanced_sampling"], step) for step in (2, 3, 4)),
+            *((["--random_resized_crop", 0.3, "--horizontal_flip", 0.5], step) for step in (1, 3, 5)),
+            (["--rand_augment", "rand-m9-n2", "--rotation", 20, "--mixup", 0.4], 4),
+            (["--class_balanced_sampling", "--random_resized_crop", 0.3, "--dataloader_num_workers", 1], 4),
+        ],
+    )
+    def test_a_resumed_run_ends_as_it_would_have(self, tmp_path, words, step):
+        words = [*words, "--save_strategy", "steps", "--save_steps", 1, "--num_train_epochs", 2]
         words += ["--learning_rate", 1e-3]
         assert train(tmp_path, *words) == 0
         checkpoint = tmp_path / "out" / f"checkpoint-{step}"
@@ -210,7 +218,10 @@ def test_the_draws_of_an_epoch():
     stream = WeightedRandomSampler(weights, 20, generator=torch.Generator().manual_seed(3))
     epochs = [list(stream) for _ in range(4)]
     sampler = WeightedSampler(weights, 3)
-    assert [list(sampler) for _ in range(4)] == epochs
+    assert [[draw % 20 for draw in sampler] for _ in range(4)] == epochs
     for epoch in (2, 0, 3, 3, 1):
         sampler.set_epoch(epoch)
-        assert list(sampler) == epochs[epoch]
+        draws = list(sampler)
+        assert [draw % 20 for draw in draws] == epochs[epoch]
+        # A row that is drawn again is varied in another way.
+        assert len(set(draws)) == 20 > len(set(epochs[epoch])) and min(draws) < 20

@@ -21,8 +21,9 @@ from perceivers.cli.main import main
 from perceivers.tasks import TASK_NAMES, TASKS, task_for_model, task_named
 from perceivers.training.audio import AUDIO, AudioAugmentationArguments
 from perceivers.training.classification import CLASSIFICATION, Classification, ClassTargets
-from perceivers.training.datasets import ExampleTransform, load_examples
+from perceivers.training.datasets import load_examples
 from perceivers.training.evaluation import evaluate_model, report_table
+from perceivers.training.examples import ExampleDataset, LeftOut
 from perceivers.training.images import IMAGES, ImageAugmentationArguments, ImageModality, ImageTransform
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudAugmentationArguments
 from perceivers_cli import built_in_recipes
@@ -116,8 +117,8 @@ class TwoImages(ImageModality):
 
 
 class TwoImagesTransform(ImageTransform):
-    def __call__(self, inputs):
-        left, right = (super(TwoImagesTransform, self).__call__([x[side] for x in inputs]) for side in inputs[0])
+    def process(self, inputs):
+        left, right = (super(TwoImagesTransform, self).process([x[side] for x in inputs]) for side in inputs[0])
         return {"pixel_values": (left["pixel_values"] + right["pixel_values"]) / 2}
 
 
@@ -144,8 +145,11 @@ class TestSeveralColumns:
         (first,) = TwoImages().inputs(examples.train[:1])
         assert list(first) == ["left", "right"] and first["left"].size == (16, 16)
         transform = TwoImagesTransform(ImagePerceiverImageProcessorPil(size=16, crop_size=16))
-        batch = ExampleTransform(TwoImages(), CLASSIFICATION, examples.targets, transform)(examples.train[:3])
-        assert batch["pixel_values"].shape == (3, 3, 16, 16) and len(batch["labels"]) == 3
+        left_out = LeftOut(examples.origins["train"], 0.0)
+        dataset = ExampleDataset(examples.train, left_out, TwoImages(), CLASSIFICATION, examples.targets, transform)
+        batch = dataset.__getitems__([0, 1, 2])
+        assert [example["pixel_values"].shape for example in batch] == [(3, 16, 16)] * 3
+        assert [example["labels"] for example in batch] == examples.train["label"][:3]
 
     def test_evaluation_under_named_views(self, examples):
         transform = TwoImagesTransform(ImagePerceiverImageProcessorPil(size=16, crop_size=16))
@@ -212,7 +216,7 @@ class TestObjective:
         monkeypatch.setattr(Classification, "greater_is_better", lambda self, key: key != "accuracy")
         seen = []
         monkeypatch.setattr(
-            "perceivers.cli.train.train", lambda trainer, checkpoint: seen.append(trainer.args) or {"train_loss": 1.0}
+            "perceivers.cli.train.train", lambda trainer, *others: seen.append(trainer.args) or {"train_loss": 1.0}
         )
         monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: {"eval_accuracy": 0.5})
         quick = ["digits", "--max_train_samples", "32", "--max_eval_samples", "16", "--disable_tqdm", "true"]

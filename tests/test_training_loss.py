@@ -1,5 +1,6 @@
 """Accumulated gradients are those of one large batch, also where batches differ in size."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from perceivers import ImagePerceiverImageProcessorPil
 from perceivers.training.arguments import PerceiverTrainingArguments
 from perceivers.training.classification import CLASSIFICATION, ClassTargets, SmoothedCrossEntropy
-from perceivers.training.datasets import ExampleTransform
+from perceivers.training.examples import ExampleDataset, LeftOut, Origin
 from perceivers.training.images import IMAGES, ImageAugmentationArguments, ImageTransform, make_mixup
 from perceivers.training.trainer import PerceiverTrainer
 from tests.models import tiny_image_model
@@ -26,7 +27,8 @@ def step(tmp_path, batch_size, accumulation, **changes):
     dataset = images(7)
     processor = ImagePerceiverImageProcessorPil(do_resize=False, do_center_crop=False)
     targets = ClassTargets([str(label) for label in range(10)])
-    dataset.set_transform(ExampleTransform(IMAGES, CLASSIFICATION, targets, ImageTransform(processor)))
+    left_out = LeftOut(Origin("train", np.arange(len(dataset))), largest_share=0.0)
+    dataset = ExampleDataset(dataset, left_out, IMAGES, CLASSIFICATION, targets, ImageTransform(processor))
     arguments = PerceiverTrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=batch_size,

@@ -93,6 +93,13 @@ class DataArguments:
         default=True,
         metadata={"help": "Read every file of a folder once before training, and skip those that are unreadable."},
     )
+    max_unreadable: float = field(
+        default=0.1,
+        metadata={
+            "help": "Largest share of the examples of a split that may prove unreadable when they are needed; those "
+            "are left out and named. Files that `--check_files` skips do not count."
+        },
+    )
     cache_inputs: bool = field(
         default=False,
         metadata={"help": "Process every input once and keep it in memory, unless its augmentation is random."},
@@ -112,6 +119,8 @@ class DataArguments:
             raise ValueError("`--dataset_name` and `--train_dir`/`--validation_dir` exclude each other.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`--validation_fraction` must be between 0 and 1, got {self.validation_fraction}.")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"`--max_unreadable` must be from 0 to 1, got {self.max_unreadable}.")
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")

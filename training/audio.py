@@ -123,15 +123,19 @@ class AudioTransform(Transform):
 
     @property
     def is_random(self) -> bool:
-        """Whether the same recording can give different tensors."""
+        """Whether there is an augmentation."""
         return self.augmentation is not None
 
-    def __call__(self, inputs: list) -> BatchFeature:
-        """Augments and processes the recordings."""
+    def augment(self, value: Any) -> Any:
+        """Varies a recording, at the processor's rate."""
         if self.augmentation is None:
-            return self.processor(inputs, return_tensors="pt")
-        clips = [self.augmentation(self.processor.waveform(recording)) for recording in inputs]
-        return self.processor(clips, sampling_rate=self.processor.sampling_rate, return_tensors="pt")
+            return value
+        samples = self.augmentation(self.processor.waveform(value))
+        return {"array": samples, "sampling_rate": self.processor.sampling_rate}
+
+    def process(self, inputs: list) -> BatchFeature:
+        """Processes the recordings."""
+        return self.processor(inputs, return_tensors="pt")
 
 
 @dataclass

@@ -10,10 +10,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
+from .examples import Origin, reason_of
 from .folders import counted, listed, say
 from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality, Transform
 from .objective import Objective
+
+# Gets the splits `train` and `validation`, and returns one of them with the rows to evaluate on, or `None`.
+Selection = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Examples:
         targets: What the objective needs to know of the targets.
         source: What to call the data set in a sentence.
         unreadable: The files that were skipped, each with the reason.
+        origins: Where the examples of `train` and `validation` come from.
     """
 
     train: Dataset
@@ -35,31 +40,12 @@ class Examples:
     targets: Any
     source: str
     unreadable: list[str]
+    origins: dict[str, Origin]
 
     def keep(self, split: str, rows: np.ndarray) -> None:
         """Keeps only some of the examples of `train` or `validation`."""
         setattr(self, split, getattr(self, split).select(rows))
-
-
-@dataclass
-class ExampleTransform:
-    """Turns rows of a data set into the model's arguments; for `datasets.Dataset.set_transform`.
-
-    Attributes:
-        modality: Modality of the inputs.
-        objective: What is predicted.
-        targets: What `objective.load_targets` returned.
-        transform: Turns inputs into tensors.
-    """
-
-    modality: Modality
-    objective: Objective
-    targets: Any
-    transform: Transform
-
-    def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        """Transforms a batch of rows."""
-        return {**self.transform(self.modality.inputs(rows)), **self.objective.labels(rows, self.targets)}
+        self.origins[split] = self.origins[split][rows]
 
 
 def load_examples(
@@ -69,7 +55,7 @@ def load_examples(
     seed: int,
     is_training: bool = True,
     transform: Transform | None = None,
-    select: Callable[[DatasetDict, Modality], DatasetDict] | None = None,
+    select: Selection | None = None,
 ) -> Examples:
     """Loads the examples that the arguments choose.
 
@@ -80,13 +66,14 @@ def load_examples(
         seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
         is_training: Whether training examples are needed too.
         transform: What each input will go through; files of a folder that fail in it are skipped.
-        select: Chooses examples from the splits `train` and `validation` before anything is held out.
+        select: Chooses what to evaluate on before anything is held out; `None` leaves it to the splits.
 
     Raises:
         OSError: For a folder or data set that does not exist.
         ValueError: For columns, labels or folders that cannot be trained on.
     """
     unreadable: list[str] = []
+    names = {"train": "train", "validation": "validation"}
     if arguments.train_dir or arguments.validation_dir:
         if is_training and not arguments.train_dir:
             raise ValueError("`--validation_dir` needs a `--train_dir` beside it.")
@@ -99,27 +86,35 @@ def load_examples(
         made = DatasetDict({split: makers[split]() for split in wanted})
         splits = _rename_columns(modality, objective, made, arguments)
     else:
-        splits, source = (
-            _rename_columns(modality, objective, _load_named(modality, arguments, is_training), arguments),
-            name,
-        )
-    if select is not None:
-        splits = select(splits, modality)
+        named, names = _load_named(modality, arguments, is_training)
+        splits, source = _rename_columns(modality, objective, named, arguments), name
+    origins = {split: Origin(names[split], np.arange(len(rows))) for split, rows in splits.items()}
+    if select is not None and (selected := select(splits, modality)):
+        split, numbers = selected
+        splits = DatasetDict(validation=splits[split].select(numbers))
+        origins = {"validation": origins[split][numbers]}
     splits, targets = objective.load_targets(splits)
     if arguments.dataset_name not in modality.built_in:
         say(f"Found {objective.describe(splits, targets, modality.noun)}.")
     if is_training:
         objective.check_targets(targets, source)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = stratified_split(
-            splits["train"], arguments.validation_fraction, arguments.split_seed
-        )
+        train = origins["train"]
+        rest, held_out = _stratified_rows(splits["train"], arguments.validation_fraction, arguments.split_seed)
+        splits["validation"], origins["validation"] = splits["train"].select(held_out), train[held_out]
+        splits["train"], origins["train"] = splits["train"].select(rest), train[rest]
+    limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
+    for split, limit in limits.items():
+        if split in splits and limit is not None and limit < len(splits[split]):
+            chosen = np.random.default_rng(seed).permutation(len(splits[split]))[:limit]
+            splits[split], origins[split] = splits[split].select(chosen), origins[split][chosen]
     return Examples(
-        train=_at_most(splits["train"], arguments.max_train_samples, seed) if is_training else None,
-        validation=_at_most(splits["validation"], arguments.max_eval_samples, seed),
+        train=splits["train"] if is_training else None,
+        validation=splits["validation"],
         targets=targets,
         source=source,
         unreadable=unreadable,
+        origins=origins,
     )
 
 
@@ -132,6 +127,11 @@ def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
     Raises:
         ValueError: If a class has a single example, or the split would have fewer examples than there are classes.
     """
+    rest, held_out = _stratified_rows(dataset, fraction, seed)
+    return dataset.select(rest), dataset.select(held_out)
+
+
+def _stratified_rows(dataset: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     strata = np.array(dataset["label"]) if isinstance(dataset.features.get("label"), ClassLabel) else None
     try:
         rest, held_out = train_test_split(
@@ -141,20 +141,20 @@ def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
         raise ValueError(
             f"Cannot hold out {fraction:.0%} of {len(dataset)} examples for evaluation: {error}"
         ) from error
-    return dataset.select(rest), dataset.select(held_out)
+    return rest, held_out
 
 
-def _load_named(modality: Modality, arguments: DataArguments, is_training: bool) -> DatasetDict:
+def _load_named(modality: Modality, arguments: DataArguments, is_training: bool) -> tuple[DatasetDict, dict[str, str]]:
+    """Loads `train` and `validation`, and returns the data set's names for them beside them."""
     loaded = load_named(str(arguments.dataset_name), arguments.dataset_config_name, modality)
     if "train" not in loaded and is_training:
         raise ValueError(f"{arguments.dataset_name} has no split `train`; its splits are {', '.join(loaded)}.")
-    validation = next((name for name in VALIDATION_NAMES if name in loaded), None)
-    splits = {"train": loaded["train"]} if "train" in loaded else {}
-    if validation:
-        splits["validation"] = loaded[validation]
-    if not splits:
+    names = {"train": "train"} if "train" in loaded else {}
+    if validation := next((name for name in VALIDATION_NAMES if name in loaded), None):
+        names["validation"] = validation
+    if not names:
         raise ValueError(f"{arguments.dataset_name} has no split to evaluate on; its splits are {', '.join(loaded)}.")
-    return DatasetDict(splits)
+    return DatasetDict({split: loaded[name] for split, name in names.items()}), names
 
 
 def _load_folders(
@@ -194,7 +194,7 @@ def _is_readable(modality: Modality, path: str, check: Callable[[list], Any], un
     try:
         check([modality.example_from_file(path)])
     except Exception as error:  # a broken file can raise anything in its decoder
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         unreadable.append(reason if path in reason else f"{path}: {reason}")
         return False
     return True
@@ -266,9 +266,3 @@ def _only_candidate(column: str, candidates: list[str], features: Features) -> s
             f"{', '.join(features)}."
         )
     return candidates[0]
-
-
-def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
-    if limit is None or limit >= len(dataset):
-        return dataset
-    return dataset.shuffle(seed=seed).select(range(limit))

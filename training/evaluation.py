@@ -5,47 +5,100 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from .examples import LeftOut, Origin, Unreadable, each, unreadable
 from .modality import Modality, Transform, single_chunk
 from .objective import Objective
 
+Chunk = tuple[int, Any]  # the row of an example, and one of the parts that the model sees one by one
 
-@torch.inference_mode()
-def _predictions(
-    model: PreTrainedModel,
-    modality: Modality,
-    objective: Objective,
-    targets: Any,
-    dataset: Dataset,
-    transform: Transform,
-    chunks: Callable[[Any], Iterable],
-    batch_size: int,
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yields the predictions for each input under each view, both with a batch axis of 1."""
-    dtype = getattr(model, "input_dtype", model.dtype)
-    inputs = (value for rows in dataset.iter(batch_size) for value in modality.inputs(rows))
-    numbered = ((number, chunk) for number, value in enumerate(inputs) for chunk in chunks(value))
 
-    def numbered_logits() -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-        while batch := list(islice(numbered, batch_size)):
-            numbers, together = zip(*batch, strict=True)
-            moved = {
-                name: value.to(model.device, dtype if value.is_floating_point() else None)
-                for name, value in transform(list(together)).items()
+class Predictor:
+    """Predicts the examples of a data set, each from all of its chunks.
+
+    Args:
+        model: The model.
+        modality: Modality of the inputs.
+        objective: What is predicted.
+        targets: What `objective.load_targets` returned.
+        dataset: The examples.
+        transform: Turns inputs into tensors.
+        chunks: Cuts an input into the chunks that the model sees one by one.
+        batch_size: Number of chunks that the model sees at once.
+
+    Attributes:
+        unreadable: The examples that cannot be read, by row; complete when all predictions were made.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        modality: Modality,
+        objective: Objective,
+        targets: Any,
+        dataset: Dataset,
+        transform: Transform,
+        chunks: Callable[[Any], Iterable],
+        batch_size: int,
+    ):
+        self.model, self.modality, self.objective, self.targets = model, modality, objective, targets
+        self.dataset, self.transform, self.chunks, self.batch_size = dataset, transform, chunks, batch_size
+        self.unreadable: dict[int, Unreadable] = {}
+
+    @torch.inference_mode()
+    def predictions(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """Yields the row of each readable example, and its prediction under each view, with a batch axis of 1."""
+        objective, targets = self.objective, self.targets
+        for row, of_input in groupby(self._logits(), key=itemgetter(0)):
+            views = [views for _, views in of_input]
+            if row in self.unreadable:  # found out in one of its chunks
+                continue
+            merged = {
+                name: objective.merge_chunks(torch.stack([view[name] for view in views]), targets) for name in views[0]
             }
-            logits = {name: model(**view).logits.float().cpu() for name, view in modality.views(moved).items()}
-            for position, number in enumerate(numbers):
-                yield number, {name: rows[position] for name, rows in logits.items()}
+            yield row, {name: objective.reduce(logits.unsqueeze(0), None, targets) for name, logits in merged.items()}
 
-    for _, of_input in groupby(numbered_logits(), key=itemgetter(0)):
-        views = [views for _, views in of_input]
-        merged = {
-            name: objective.merge_chunks(torch.stack([view[name] for view in views]), targets) for name in views[0]
-        }
-        yield {name: objective.reduce(logits.unsqueeze(0), None, targets) for name, logits in merged.items()}
+    def _logits(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        dtype = getattr(self.model, "input_dtype", self.model.dtype)
+        chunks = self._chunks()
+        while batch := list(islice(chunks, self.batch_size)):
+            processed = [tensors for tensors in each(batch, self._process, self._refuse) if tensors is not None]
+            if not processed:
+                continue
+            rows, tensors = zip(*processed, strict=True)
+            moved = {}
+            for name in tensors[0]:
+                stacked = torch.stack([tensor[name] for tensor in tensors])
+                moved[name] = stacked.to(self.model.device, dtype if stacked.is_floating_point() else None)
+            logits = {
+                name: self.model(**view).logits.float().cpu() for name, view in self.modality.views(moved).items()
+            }
+            for position, row in enumerate(rows):
+                yield row, {name: values[position] for name, values in logits.items()}
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for row in range(len(self.dataset)):
+            try:
+                (value,) = self.modality.inputs(self.dataset[row : row + 1])
+                for chunk in self.chunks(value):
+                    yield row, chunk
+            except Exception as error:  # a broken file can raise anything in its decoder
+                self._refuse((row, None), error)
+
+    def _process(self, batch: list[Chunk]) -> list[tuple[int, dict[str, torch.Tensor]]]:
+        tensors = self.transform([chunk for _, chunk in batch])
+        return [
+            (row, {name: values[position] for name, values in tensors.items()})
+            for position, (row, _) in enumerate(batch)
+        ]
+
+    def _refuse(self, chunk: Chunk, error: Exception) -> None:
+        row, _ = chunk
+        self.unreadable.setdefault(row, unreadable(self.dataset, row, self.modality, error))
 
 
 def evaluate_model(
@@ -57,6 +110,7 @@ def evaluate_model(
     transform: Transform,
     batch_size: int = 64,
     chunks: Callable[[Any], Iterable] = single_chunk,
+    left_out: LeftOut | None = None,
 ) -> dict[str, Any]:
     """Computes the metrics and the report of the objective.
 
@@ -69,21 +123,31 @@ def evaluate_model(
         transform: Turns inputs into tensors.
         batch_size: Number of chunks that the model sees at once.
         chunks: Cuts an input into the chunks that the model sees one by one, whose predictions are merged.
+        left_out: Gets the examples that cannot be read; by default, none may be unreadable.
 
     Returns:
         The number of `examples`, the metrics and the report. If the modality has several views, these are those of
         the first, and `views` has the metrics of each.
 
     Raises:
-        ValueError: If the model cannot predict a target of the data set.
+        ValueError: If the model cannot predict a target of the data set, or too many examples cannot be read.
     """
     references = objective.references(dataset, model.config, targets)
-    rows = list(_predictions(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size))
-    predictions = {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
+    if left_out is None:
+        left_out = LeftOut(Origin("validation", np.arange(len(dataset))), largest_share=0.0)
+    predictor = Predictor(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size)
+    rows, found = [], []
+    for row, views in predictor.predictions():
+        rows.append(row)
+        found.append(views)
+        left_out.add(predictor.unreadable.values())
+    left_out.add(predictor.unreadable.values())
+    predictions = {name: torch.cat([views[name] for views in found]).numpy() for name in found[0]}
+    references = references[rows]
     metrics = {name: objective.metrics(values, references, targets) for name, values in predictions.items()}
     first = next(iter(metrics))
     return {
-        "examples": len(dataset),
+        "examples": len(rows),
         **metrics[first],
         **({"views": metrics} if len(metrics) > 1 else {}),
         **objective.report(predictions[first], references, model.config, targets),

@@ -135,7 +135,7 @@ class HeldOut:
                 "that file, `--validation_dir` or `--dataset_name` choose what to evaluate on."
             ) from error
 
-    def held_out_rows(self, splits: DatasetDict, modality: Modality) -> DatasetDict:
+    def held_out_rows(self, splits: DatasetDict, modality: Modality) -> tuple[str, np.ndarray]:
         """Chooses the held-out examples from all splits; those that are gone are counted on stderr.
 
         Args:
@@ -143,7 +143,7 @@ class HeldOut:
             modality: Modality of the inputs.
 
         Returns:
-            The split `validation`.
+            The split that they are in, and their rows.
 
         Raises:
             ValueError: If all are gone.
@@ -167,7 +167,7 @@ class HeldOut:
                 f"{number:,} of the {len(self.held_out):,} {modality.noun} that were held out from training "
                 f"{'is gone or has' if number == 1 else 'are gone or have'} changed{example}."
             )
-        return DatasetDict(validation=splits[best].select(rows))
+        return best, np.array(rows)
 
     def _find(self, contents: Sequence[Content]) -> tuple[list[int], Counter[Fingerprint]]:
         """The rows of the held-out contents, and those that are missing."""
@@ -181,22 +181,26 @@ class HeldOut:
                 rows.append(row)
         return rows, +wanted
 
-    def untrained_rows(self, splits: DatasetDict, modality: Modality) -> DatasetDict:
+    def untrained_rows(self, splits: DatasetDict, modality: Modality) -> tuple[str, np.ndarray] | None:
         """Leaves out examples that the model was trained on, and counts them on stderr.
 
-        Where there is no split to evaluate on, and some examples were trained on, all others are that split.
+        Where there is no split to evaluate on, and some examples were trained on, all others are evaluated on.
 
         Args:
             splits: Any data, before anything is held out.
             modality: Modality of the inputs.
 
+        Returns:
+            The split to evaluate on, and its rows; `None` if none was trained on.
+
         Raises:
             ValueError: If nothing is left.
         """
-        examples: Dataset = splits["validation" if "validation" in splits else "train"]
+        split = "validation" if "validation" in splits else "train"
+        examples: Dataset = splits[split]
         rows = self._untrained(examples, modality)
         if len(rows) == len(examples):
-            return splits
+            return None
         if not rows:
             raise ValueError(
                 f"The model was trained on all {len(examples):,} {modality.noun}: choose others to evaluate on. A "
@@ -204,9 +208,9 @@ class HeldOut:
             )
         number = f"{len(examples) - len(rows):,} of {len(examples):,}"
         say(f"Left out {number} {modality.noun}, as the model was trained on them.")
-        return DatasetDict(validation=examples.select(rows))
+        return split, np.array(rows)
 
-    def warn_of_trained_on(self, splits: DatasetDict, modality: Modality) -> DatasetDict:
+    def warn_of_trained_on(self, splits: DatasetDict, modality: Modality) -> None:
         """Counts the examples to evaluate on that the model was trained on, on stderr; they are kept."""
         examples = splits["validation"]
         if number := len(examples) - len(self._untrained(examples, modality)):
@@ -214,7 +218,6 @@ class HeldOut:
                 f"warning: the model was trained on {number:,} of the {len(examples):,} {modality.noun}, so that the "
                 f"scores are better than they would be on new {modality.noun}."
             )
-        return splits
 
     def _untrained(self, examples: Dataset, modality: Modality) -> list[int]:
         found = fingerprints(contents_of(examples, modality.columns))

@@ -207,15 +207,19 @@ class ImageTransform(Transform):
 
     @property
     def is_random(self) -> bool:
-        """Whether the same image can give different tensors."""
+        """Whether there is an augmentation."""
         return self.augmentation is not None
 
-    def __call__(self, inputs: list) -> BatchFeature:
-        """Augments and processes the images."""
-        if self.augmentation is not None:
-            # The conversion that the processor would do; Pillow's own clips 16 bits and drops transparency.
-            do_convert_rgb = bool(getattr(self.processor, "do_convert_rgb", False))
-            inputs = [self.augmentation(fromarray(pil_to_array(image, do_convert_rgb))) for image in inputs]
+    def augment(self, value: PilImage) -> PilImage:
+        """Varies an image."""
+        if self.augmentation is None:
+            return value
+        # The conversion that the processor would do; Pillow's own clips 16 bits and drops transparency.
+        do_convert_rgb = bool(getattr(self.processor, "do_convert_rgb", False))
+        return self.augmentation(fromarray(pil_to_array(value, do_convert_rgb)))
+
+    def process(self, inputs: list) -> BatchFeature:
+        """Processes the images."""
         return self.processor(inputs, return_tensors="pt", **(self.options or {}))
 
 

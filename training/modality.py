@@ -24,12 +24,20 @@ class Transform(ABC):
 
     @property
     def is_random(self) -> bool:
-        """Whether the same input can give different tensors."""
+        """Whether `augment` does anything."""
         return False
 
+    def augment(self, value: Any) -> Any:
+        """Varies an input at random, with the global generators of Python, NumPy and PyTorch only."""
+        return value
+
     @abstractmethod
-    def __call__(self, inputs: list) -> Mapping[str, Any]:
+    def process(self, inputs: list) -> Mapping[str, Any]:
         """Returns the model's arguments, batched."""
+
+    def __call__(self, inputs: list) -> Mapping[str, Any]:
+        """Augments and processes the inputs."""
+        return self.process([self.augment(value) for value in inputs])
 
 
 class Modality(ABC):

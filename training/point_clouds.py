@@ -154,7 +154,7 @@ class PointCloudTransform(Transform):
 
     extractor: FeatureExtractionMixin
 
-    def __call__(self, inputs: list) -> BatchFeature:
+    def process(self, inputs: list) -> BatchFeature:
         """Processes the clouds."""
         extract: Any = self.extractor
         return extract(inputs, return_tensors="pt", padding="max_length")

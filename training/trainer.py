@@ -2,7 +2,9 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .arguments import PerceiverTrainingArguments
 from .checkpoints import STATE, UNFINISHED, written_beside
+from .examples import LEFT_OUT, ExampleCollator, ExampleDataset
 from .modality import Batch
 from .objective import Objective
 
@@ -27,8 +30,8 @@ class DivergedError(ValueError):
 class PerceiverTrainer(Trainer):
     """A Trainer that augments batches, uses timm's optimisers, and leaves the model card to the caller.
 
-    It stops at the first loss that is not finite. Models and checkpoints are written beside their place and renamed,
-    so that there is never half of one.
+    It stops at the first loss that is not finite. Examples that cannot be read are left out, see [`ExampleDataset`].
+    Models and checkpoints are written beside their place and renamed, so that there is never half of one.
 
     Args:
         objective: What is predicted; gives loss, metrics and collator.
@@ -39,13 +42,16 @@ class PerceiverTrainer(Trainer):
     The other arguments are the Trainer's.
     """
 
+    train_dataset: ExampleDataset
+    eval_dataset: ExampleDataset
+
     def __init__(
         self,
         model: PreTrainedModel,
         args: PerceiverTrainingArguments,
         processing_class: Any,
-        train_dataset: Dataset | list,
-        eval_dataset: Dataset | list,
+        train_dataset: ExampleDataset,
+        eval_dataset: ExampleDataset,
         objective: Objective,
         targets: Any,
         batch_transform: Callable[[Batch], Batch] | None = None,
@@ -57,13 +63,14 @@ class PerceiverTrainer(Trainer):
         self._is_saving = False
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
+        kwargs["callbacks"] = [*kwargs.get("callbacks", ()), EpochOfDraws(train_dataset)]
         super().__init__(
             model=model,
             args=args,
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=objective.collator(targets),
+            data_collator=ExampleCollator(objective.collator(targets)),
             compute_loss_func=objective.loss(targets, args.label_smoothing_factor, batch_transform is not None),
             compute_metrics=lambda outputs: objective.metrics(
                 np.asarray(outputs.predictions), np.asarray(outputs.label_ids), targets
@@ -82,13 +89,30 @@ class PerceiverTrainer(Trainer):
 
         Raises:
             DivergedError: If the loss is not finite.
+            UnreadableError: If too many examples cannot be read.
         """
+        self._leave_out(inputs, self.train_dataset)
         if self.batch_transform is not None:
             inputs = self.batch_transform(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise self._diverged(f"the loss of step {self.state.global_step + 1} is {loss.item()}")
         return loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Runs the Trainer's step, if an example of the batch can be read.
+
+        Raises:
+            UnreadableError: If too many examples cannot be read.
+        """
+        self._leave_out(inputs, self.eval_dataset)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys) if inputs else (None,) * 3
+
+    def _leave_out(self, batch: Batch, dataset: ExampleDataset) -> None:
+        if unreadable := batch.pop(LEFT_OUT, None):
+            dataset.left_out.add(unreadable)
 
     def _diverged(self, what: str) -> DivergedError:
         kept = f"{self._last_checkpoint} is the last checkpoint before" if self._last_checkpoint else "none was saved"
@@ -108,8 +132,10 @@ class PerceiverTrainer(Trainer):
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(f"after step {self.state.global_step}, {name} has such values")
-        with written_beside(Path(output_dir or str(self.args.output_dir))) as folder:
-            super()._save(str(folder), state_dict)
+        folder = Path(output_dir or str(self.args.output_dir))
+        is_alone = self.args.should_save and not self._is_saving  # else it is within a checkpoint, or writes nothing
+        with written_beside(folder) if is_alone else nullcontext(folder) as target:
+            super()._save(str(target), state_dict)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -119,20 +145,23 @@ class PerceiverTrainer(Trainer):
         """Saves a checkpoint as a whole, and deletes older ones only then."""
         state, run_folder = self.state, Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if self.args.world_size > 1:  # all processes write into it; none may rename it early
-            super()._save_checkpoint(model, trial)
-        else:
-            with written_beside(run_folder) as unfinished:
-                self._is_saving = True
-                try:
-                    super()._save_checkpoint(model, trial)
-                finally:
-                    self._is_saving = False
-                if state.best_global_step == state.global_step:
-                    state.best_model_checkpoint = str(run_folder / name)  # the Trainer saw it where it was written
+        writes, wait = self.args.should_save, self.accelerator.wait_for_everyone
+        with written_beside(run_folder) if writes else nullcontext(run_folder / UNFINISHED) as unfinished:
+            wait()  # for the folder
+            self._is_saving = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._is_saving = False
+            wait()  # for the files of all processes
+            if state.best_global_step == state.global_step:
+                state.best_model_checkpoint = str(run_folder / name)  # the Trainer saw it where it was written
+                if writes:
                     state.save_to_json(str(unfinished / name / STATE))
-            if self.args.push_to_hub:
-                self._push_from_checkpoint(str(run_folder / name))
+        wait()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_folder / name))
+        if writes:
             rotate_checkpoints(
                 output_dir=str(run_folder),
                 save_total_limit=self.args.save_total_limit,
@@ -154,10 +183,26 @@ class PerceiverTrainer(Trainer):
         """Keeps the caller's card, which the Trainer would overwrite before it pushes."""
 
 
+class EpochOfDraws(TrainerCallback):
+    """Tells the training examples the epoch, on which their draws depend; accelerate does so in one process only.
+
+    Args:
+        examples: The training examples.
+    """
+
+    def __init__(self, examples: ExampleDataset):
+        self.examples = examples
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Chooses the epoch."""
+        self.examples.set_epoch(int(state.epoch or 0))
+
+
 class WeightedSampler(WeightedRandomSampler):
     """Draws as many examples as there are, by their weights and with replacement.
 
     The draws of an epoch depend on the seed and the epoch only, so that a resumed run draws what it would have drawn.
+    Each time that a row is drawn again in an epoch, its number grows by the number of rows, for [`ExampleDataset`].
 
     Args:
         weights: How often each example is drawn.
@@ -182,7 +227,10 @@ class WeightedSampler(WeightedRandomSampler):
             self._num_drawn += 1
         self._num_drawn += 1
         self.epoch += 1  # for a caller that sets no epochs
-        return iter(list(super().__iter__()))
+        seen: Counter[int] = Counter()
+        for row in list(super().__iter__()):
+            yield row + seen[row] * len(self.weights)
+            seen[row] += 1
 
 
 class StopOnInterrupt(TrainerCallback):

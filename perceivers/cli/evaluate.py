@@ -8,20 +8,17 @@ is found by its content and left out; in a folder that `--validation_dir` names,
 import argparse
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from datasets import DatasetDict
 
 from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
-from perceivers.training.datasets import load_examples
+from perceivers.training.datasets import Selection, load_examples
 from perceivers.training.evaluation import evaluate_model, report_table
+from perceivers.training.examples import LeftOut
 from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
-from perceivers.training.modality import Modality
 from perceivers.training.recipe import read_recipe
 
 RECIPE = "recipe.yaml"
@@ -82,7 +79,7 @@ def absolute(flags: dict[str, str | None]) -> dict[str, str | None]:
     return flags | {flag: path for flag, path in full.items() if os.path.exists(path)}
 
 
-def selection(arguments: argparse.Namespace) -> Callable[[DatasetDict, Modality], DatasetDict] | None:
+def selection(arguments: argparse.Namespace) -> Selection | None:
     """What chooses the examples to evaluate on; `None` leaves it to the flags of the data."""
     held_out: HeldOut | None = arguments.held_out
     if held_out is None:
@@ -114,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         transform=transform,
         select=selection(arguments),
     )
+    left_out = LeftOut(examples.origins["validation"], arguments.data.max_unreadable)
     results = evaluate_model(
         model,
         modality,
@@ -123,15 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
         transform,
         arguments.batch_size,
         modality.chunks(processor),
+        left_out,
     )
-    results = {"model": arguments.model, "data": examples.source, "unreadable": examples.unreadable, **results}
+    unreadable = [*examples.unreadable, *left_out]
+    results = {"model": arguments.model, "data": examples.source, "unreadable": unreadable, **results}
     text = json.dumps(results, indent=2, allow_nan=False)
     # Print first: the results are there even if they cannot be written.
     if arguments.json:
         print(text, flush=True)
     else:
         print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
-        for line in examples.unreadable:
+        for line in unreadable:
             print(f"skipped {line}", flush=True)
     if arguments.output_file:
         write_text(Path(arguments.output_file), text + "\n")

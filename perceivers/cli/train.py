@@ -30,7 +30,7 @@ from perceivers.cli.checks import (
     check_training_flags,
 )
 from perceivers.cli.errors import UsageError, UserError, one_line
-from perceivers.cli.flags import FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
+from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
 from perceivers.training.arguments import (
     DataArguments,
@@ -39,10 +39,12 @@ from perceivers.training.arguments import (
     parse_assignments,
 )
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
-from perceivers.training.datasets import Examples, ExampleTransform, load_examples
+from perceivers.training.datasets import Examples, load_examples
+from perceivers.training.examples import ExampleDataset, LeftOut, ReplacingExampleDataset
 from perceivers.training.heads import load_for_classes
 from perceivers.training.held_out import FILE_NAME as HELD_OUT
 from perceivers.training.held_out import HeldOut, hold_out
+from perceivers.training.modality import Transform
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import write_recipe
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
@@ -200,14 +202,13 @@ def make_trainer(
         UserError: If the Trainer refuses its arguments.
     """
     task: Task = arguments.task
-    data: DataArguments = arguments.data
     training: PerceiverTrainingArguments = arguments.training
     modality, objective, targets = task.modality, task.objective, examples.targets
     config: Any = model.config
     transform = modality.train_transform(processor, arguments.augmentation, config, objective.is_spatial)
+    # The batches of several processes must have the same size.
+    eval_class = ExampleDataset if training.world_size == 1 else ReplacingExampleDataset
     eval_transform = modality.eval_transform(processor)
-    examples.train.set_transform(ExampleTransform(modality, objective, targets, transform))
-    examples.validation.set_transform(ExampleTransform(modality, objective, targets, eval_transform))
     check_metric(training.metric_for_best_model, objective.titles(targets))
     metric = str(training.metric_for_best_model).removeprefix("eval_")
     if metric in objective.titles(targets) and "greater_is_better" not in arguments.recipe:
@@ -217,8 +218,8 @@ def make_trainer(
             model=model,
             args=training,
             processing_class=processor,
-            train_dataset=list(examples.train) if data.cache_inputs and not transform.is_random else examples.train,
-            eval_dataset=list(examples.validation) if data.cache_inputs else examples.validation,
+            train_dataset=prepare(ReplacingExampleDataset, "train", examples, transform, arguments),
+            eval_dataset=prepare(eval_class, "validation", examples, eval_transform, arguments),
             objective=objective,
             targets=targets,
             batch_transform=modality.batch_transform(
@@ -236,8 +237,32 @@ def make_trainer(
         raise UserError(str(error)) from error
 
 
-def train(trainer: PerceiverTrainer, checkpoint: str | None) -> dict[str, float]:
+def prepare(
+    kind: type[ExampleDataset], split: str, examples: Examples, transform: Transform, arguments: argparse.Namespace
+) -> ExampleDataset:
+    """Makes the Trainer's data set of a split, `train` or `validation`."""
+    task: Task = arguments.task
+    prepared = kind(
+        rows=getattr(examples, split),
+        left_out=LeftOut(examples.origins[split], arguments.data.max_unreadable),
+        modality=task.modality,
+        objective=task.objective,
+        targets=examples.targets,
+        transform=transform,
+        seed=arguments.training.seed,
+    )
+    if arguments.data.cache_inputs:
+        prepared.keep_in_memory()
+    return prepared
+
+
+def train(trainer: PerceiverTrainer, checkpoint: str | None, go_on: str) -> dict[str, float]:
     """Trains and returns the Trainer's metrics of the training.
+
+    Args:
+        trainer: The Trainer.
+        checkpoint: The checkpoint to resume from.
+        go_on: What [`how_to_go_on`] says.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint written, and the command that continues the run.
@@ -250,7 +275,7 @@ def train(trainer: PerceiverTrainer, checkpoint: str | None) -> dict[str, float]
     except DivergedError:
         raise
     except Exception as error:
-        rescued = rescue(trainer)
+        rescued = rescue(trainer, go_on)
         if rescued is None:
             raise
         raise UserError(f"{describe_error(error)} {rescued}") from error
@@ -259,18 +284,20 @@ def train(trainer: PerceiverTrainer, checkpoint: str | None) -> dict[str, float]
     state = trainer.state
     if interruption.was_interrupted and state.global_step < state.max_steps:
         raise (Terminated if interruption.received == signal.SIGTERM else KeyboardInterrupt)(
-            f"stopped at step {state.global_step} of {state.max_steps}; {how_to_go_on(trainer)}"
+            f"stopped at step {state.global_step} of {state.max_steps}; {go_on}"
         )
     return metrics
 
 
-def how_to_go_on(trainer: PerceiverTrainer) -> str:
+def how_to_go_on(arguments: argparse.Namespace) -> str:
     """The command that continues a run."""
-    recipe = shlex.quote(f"{trainer.args.output_dir}/{RECIPE}")
-    return f"to go on: perceivers train {recipe} --resume_from_checkpoint last"
+    words = ["perceivers", "train", f"{arguments.training.output_dir}/{RECIPE}", "--resume_from_checkpoint", "last"]
+    if arguments.model.trust_remote_code:
+        words.append(f"--{TRUST}")  # which no recipe records
+    return f"to go on: {shlex.join(words)}"
 
 
-def rescue(trainer: PerceiverTrainer) -> str | None:
+def rescue(trainer: PerceiverTrainer, go_on: str) -> str | None:
     """Saves what was trained before an error, such as that of an evaluation between epochs.
 
     Returns:
@@ -282,7 +309,7 @@ def rescue(trainer: PerceiverTrainer) -> str | None:
         trainer.save_checkpoint()
     except Exception:  # of a full disk, or weights that are not finite: the first error says more
         return None
-    return f"Step {trainer.state.global_step} is saved; {how_to_go_on(trainer)}"
+    return f"Step {trainer.state.global_step} is saved; {go_on}"
 
 
 def evaluate(trainer: PerceiverTrainer) -> dict[str, float]:
@@ -337,8 +364,8 @@ def finish(
         dataset_id=arguments.data.dataset_name if is_on_hub(task, arguments.data) else None,
         base_model=arguments.model.model_name_or_path,
         num_parameters=model.num_parameters(),
-        num_train_examples=len(examples.train),
-        num_eval_examples=len(examples.validation),
+        num_train_examples=trainer.train_dataset.num_readable,
+        num_eval_examples=trainer.eval_dataset.num_readable,
         metrics=metrics,
         recipe=arguments.recipe,
         versions=VERSIONS,
@@ -351,20 +378,23 @@ def finish(
 def is_on_hub(task: Task, data: DataArguments) -> bool:
     """Whether the name of the data set is one on the Hub."""
     name = data.dataset_name
-    return name is not None and name not in task.modality.built_in and not os.path.exists(name)
+    return name is not None and name not in task.modality.built_in and not os.path.exists(os.path.expanduser(name))
 
 
-def print_what_next(arguments: argparse.Namespace, examples: Examples, results: dict[str, float]) -> None:
+def print_what_next(
+    trainer: PerceiverTrainer, arguments: argparse.Namespace, examples: Examples, results: dict[str, float]
+) -> None:
     """Prints the result, and a command that tries the model."""
     task: Task = arguments.task
     modality, objective = task.modality, task.objective
     folder = Path(arguments.training.output_dir)
-    if number := len(examples.unreadable):
+    found = (trainer.train_dataset.left_out, trainer.eval_dataset.left_out)
+    if number := len(examples.unreadable) + sum(map(len, found)):
         print(f"Skipped {number} unreadable {modality.name if number == 1 else modality.noun}, listed above.")
     metric = objective.main_metric(examples.targets)
     title = objective.titles(examples.targets)[metric].capitalize()
     value = objective.format_metric(metric, results[f"eval_{metric}"])
-    print(f"{title} on {len(examples.validation):,} held-out {modality.noun}: {value}")
+    print(f"{title} on {trainer.eval_dataset.num_readable:,} held-out {modality.noun}: {value}")
     example: Path | str = modality.example.upper()
     if arguments.data.dataset_name in modality.built_in:
         (value,) = modality.inputs(examples.validation.with_format(None)[:1])
@@ -409,7 +439,7 @@ def run(arguments: argparse.Namespace) -> int:
         if trainer.is_world_process_zero():
             write_recipe(folder / RECIPE, arguments.recipe, "Repeat this run: perceivers train recipe.yaml")
             held_out.write(folder)
-        metrics = train(trainer, checkpoint)
+        metrics = train(trainer, checkpoint, how_to_go_on(arguments))
     except BaseException:
         if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE, HELD_OUT}:
             shutil.rmtree(folder)
@@ -420,5 +450,5 @@ def run(arguments: argparse.Namespace) -> int:
     if training.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        print_what_next(arguments, examples, results)
+        print_what_next(trainer, arguments, examples, results)
     return 0
