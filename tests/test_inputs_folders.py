@@ -300,6 +300,43 @@ class TestLinks:
         assert len(found.paths) == 12 and found.left_out["pipes, sockets and devices"] == 1
 
 
+@pytest.mark.parametrize(
+    ("folders", "inner"),
+    [
+        (["flowers/rose", "flowers/tulip"], "flowers"),
+        (["flowers/all/rose", "flowers/all/tulip", "docs"], "flowers/all"),
+        (["flowers/train/rose", "flowers/train/tulip", "flowers/val/rose", "flowers/val/tulip"], "flowers"),
+        (["flowers/rose/red", "flowers/tulip", "__MACOSX/flowers/rose"], "flowers"),
+    ],
+)
+def test_a_folder_around_the_data_is_refused(tmp_path, folders, inner):
+    fill(tmp_path, [name for name in folders if name != "docs"])
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(ValueError, match=f"a single class folder, flowers. If .* in {tmp_path}/{inner}, give that"):
+        load(tmp_path)
+    assert load(tmp_path / inner).targets.label_names == ["rose", "tulip"]
+
+
+def test_a_class_in_several_folders_to_evaluate_on(tmp_path):
+    fill(tmp_path / "v", ["dark/left", "dark/right"])
+    arguments = ImageDataArguments(validation_dir=str(tmp_path / "v"))
+    examples = load_examples(IMAGES, CLASSIFICATION, arguments, seed=0, is_training=False)
+    assert examples.targets.label_names == ["dark"] and len(examples.validation) == 12
+
+
+def test_names_that_differ_in_little_are_two_classes(tmp_path, capsys):
+    fill(tmp_path, ["Cat", "cat", "dog", "sea  lion", "Sea lion"])
+    assert load(tmp_path).targets.label_names == ["Cat", "Sea lion", "cat", "dog", "sea  lion"]
+    said = capsys.readouterr().err
+    assert "warning: the names of the classes Cat, cat differ in little" in said and "Sea lion, sea  lion" in said
+
+
+@pytest.mark.parametrize("words", [["--train_dir", ""], ["--dataset_name", " "], ["--validation_dir", ""]])
+def test_an_empty_flag_is_refused(tmp_path, capsys, words):
+    assert train(tmp_path / "out", *words) == 2
+    assert f"`{words[0]}` is empty" in capsys.readouterr().err
+
+
 def test_globs_leave_out_what_folders_do(tmp_path, capsys):
     root = fill(tmp_path / "x")
     shutil.copytree(root / "dark", root / "__MACOSX/dark")

@@ -24,11 +24,13 @@ class ClassFolder:
             only `""` if no folder is called like one.
         left_out: How many files and folders were left out, by reason.
         empty: Names of the class folders without a file.
+        inner: The folder below it that several folders of files are in, if there is a single class.
     """
 
     splits: dict[str, dict[str, list[str]]]
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    inner: str | None = None
 
 
 def read_class_folder(folder: str, suffixes: frozenset[str], noun: str, excluded: Iterable[str] = ()) -> ClassFolder:
@@ -86,8 +88,17 @@ def read_class_folder(folder: str, suffixes: frozenset[str], noun: str, excluded
             name = unicodedata.normalize("NFC", of_class[0])
             splits.setdefault(split, {}).setdefault(name, []).append(path)
     filled = {name for classes in splits.values() for name in classes}
+    inner = _wrapped(folder, [parts for _, parts in divided]) if len(filled) == 1 else None
     empty = sorted({unicodedata.normalize("NFC", os.path.basename(path)) for path in folders} - filled)
-    return ClassFolder(splits, left_out, empty)
+    return ClassFolder(splits, left_out, empty, inner)
+
+
+def _wrapped(folder: str, files: list[tuple[str, ...]]) -> str | None:
+    """The folder around several folders of files, if it is not the given one but is below it."""
+    shared = os.path.commonpath([os.path.join(*parts[:-1]) for parts in files])
+    depth = len(shared.split(os.sep))
+    is_wrapper = shared and all(len(parts) > depth + 1 for parts in files)
+    return os.path.join(folder, shared) if is_wrapper else None
 
 
 def split_of(name: str) -> str | None:

@@ -8,6 +8,7 @@ high.
 """
 
 import os
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from transformers import PreTrainedConfig
 
 from .arguments import VALIDATION_NAMES
 from .class_folders import ClassFolder, read_class_folder
-from .folders import listed
+from .folders import listed, say
 from .heads import is_unnamed, matching_rows, names_of
 from .labels import Labels, describe_labels, is_class_label, read_labels
 from .modality import Modality
@@ -86,6 +87,12 @@ class Classification(Objective):
         for split, folder in folders.items():
             others = [other for other in folders.values() if other != folder]
             read = read_class_folder(folder, modality.suffixes, modality.noun, others)
+            if split == "train" and read.inner is not None:
+                (name,) = {name for classes in read.splits.values() for name in classes}
+                raise ValueError(
+                    f"{folder} has a single class folder, {listed([name])}. If the classes are the folders in "
+                    f"{read.inner}, give that one."
+                )
             taken = _taken(read, folder, split, has_validation, found.notes)
             for name in read.splits.keys() - taken.values():
                 read.left_out[f"{modality.noun} in {name} folders"] += sum(map(len, read.splits[name].values()))
@@ -110,6 +117,8 @@ class Classification(Objective):
     def check_targets(self, targets: ClassTargets, source: str) -> None:
         """Refuses a single class, and classes without an example to train on."""
         names, labels = targets.label_names, targets.labels
+        for alike in _alike(names):
+            say(f"warning: the names of the classes {listed(alike)} differ in little; they are different classes.")
         if labels is not None and "train" in labels.counts:
             trained = [name for name, number in zip(names, labels.counts["train"], strict=True) if number]
             unseen = zip(names, labels.counts.get("validation", [0] * len(names)), strict=True)
@@ -269,6 +278,14 @@ def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.nd
     """
     rows = multi_hot([label if isinstance(label, list) else [label] for label in labels], num_labels)
     return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
+
+
+def _alike(names: list[str]) -> list[list[str]]:
+    """The names that differ only in upper and lower case, in spaces, or in signs that look the same."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _are(classes: list[str]) -> str:

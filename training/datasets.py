@@ -16,8 +16,8 @@ from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality, Transform
 from .objective import Objective
 
-# Returns a split and rows of it, or None.
-Choice = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
+# Gets the splits `train` and `validation`, and returns one of them with the rows to evaluate on, or `None`.
+Selection = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
 
 
 @dataclass
@@ -55,7 +55,7 @@ def load_examples(
     seed: int,
     is_training: bool = True,
     transform: Transform | None = None,
-    choose: Choice | None = None,
+    select: Selection | None = None,
 ) -> Examples:
     """Loads the examples that the arguments choose.
 
@@ -66,8 +66,7 @@ def load_examples(
         seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
         is_training: Whether training examples are needed too.
         transform: What each input will go through; files of a folder that fail in it are skipped.
-        choose: Chooses the examples to evaluate on before anything is held out. It returns the split that they are
-            in, `train` or `validation`, and their rows, or `None` to leave the choice to `arguments`.
+        select: Chooses what to evaluate on before anything is held out; `None` leaves it to the splits.
 
     Raises:
         OSError: For a folder or data set that does not exist.
@@ -90,10 +89,10 @@ def load_examples(
         named, names = _load_named(modality, arguments, is_training)
         splits, source = _rename_columns(modality, objective, named, arguments), name
     origins = {split: Origin(names[split], np.arange(len(rows))) for split, rows in splits.items()}
-    if choose is not None and (chosen := choose(splits, modality)):
-        split, rows = chosen
-        splits = DatasetDict(validation=splits[split].select(rows))
-        origins = {"validation": origins[split][rows]}
+    if select is not None and (selected := select(splits, modality)):
+        split, numbers = selected
+        splits = DatasetDict(validation=splits[split].select(numbers))
+        origins = {"validation": origins[split][numbers]}
     splits, targets = objective.load_targets(splits)
     if arguments.dataset_name not in modality.built_in:
         say(f"Found {objective.describe(splits, targets, modality.noun)}.")
@@ -107,8 +106,8 @@ def load_examples(
     limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
     for split, limit in limits.items():
         if split in splits and limit is not None and limit < len(splits[split]):
-            rows = np.random.default_rng(seed).permutation(len(splits[split]))[:limit]
-            splits[split], origins[split] = splits[split].select(rows), origins[split][rows]
+            chosen = np.random.default_rng(seed).permutation(len(splits[split]))[:limit]
+            splits[split], origins[split] = splits[split].select(chosen), origins[split][chosen]
     return Examples(
         train=splits["train"] if is_training else None,
         validation=splits["validation"],

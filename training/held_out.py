@@ -184,14 +184,14 @@ class HeldOut:
     def untrained_rows(self, splits: DatasetDict, modality: Modality) -> tuple[str, np.ndarray] | None:
         """Leaves out examples that the model was trained on, and counts them on stderr.
 
-        Where there is no split to evaluate on, and some examples were trained on, all others are that split.
+        Where there is no split to evaluate on, and some examples were trained on, all others are evaluated on.
 
         Args:
             splits: Any data, before anything is held out.
             modality: Modality of the inputs.
 
         Returns:
-            The split that the others are in, and their rows; `None` if none was trained on.
+            The split to evaluate on, and its rows; `None` if none was trained on.
 
         Raises:
             ValueError: If nothing is left.

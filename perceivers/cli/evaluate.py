@@ -15,7 +15,7 @@ from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
-from perceivers.training.datasets import Choice, load_examples
+from perceivers.training.datasets import Selection, load_examples
 from perceivers.training.evaluation import evaluate_model, report_table
 from perceivers.training.examples import LeftOut
 from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
@@ -80,7 +80,7 @@ def absolute(flags: dict[str, str | None]) -> dict[str, str | None]:
     return flags | {flag: path for flag, path in full.items() if os.path.exists(path)}
 
 
-def choice(arguments: argparse.Namespace) -> Choice | None:
+def selection(arguments: argparse.Namespace) -> Selection | None:
     """What chooses the examples to evaluate on; `None` leaves it to the flags of the data."""
     held_out: HeldOut | None = arguments.held_out
     if held_out is None:
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.held_out.seed if arguments.held_out else 0,
         is_training=False,
         transform=transform,
-        choose=choice(arguments),
+        select=selection(arguments),
     )
     left_out = LeftOut(examples.origins["validation"], arguments.data.max_unreadable)
     results = evaluate_model(
@@ -124,15 +124,15 @@ def run(arguments: argparse.Namespace) -> int:
         modality.chunks(processor),
         left_out,
     )
-    examples.unreadable += left_out
-    results = {"model": arguments.model, "data": examples.source, "unreadable": examples.unreadable, **results}
+    unreadable = [*examples.unreadable, *left_out]
+    results = {"model": arguments.model, "data": examples.source, "unreadable": unreadable, **results}
     text = json.dumps(results, indent=2, allow_nan=False)
     # Print first: the results are there even if they cannot be written.
     if arguments.json:
         print(text, flush=True)
     else:
         print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
-        for line in examples.unreadable:
+        for line in unreadable:
             print(f"skipped {printable(line)}", flush=True)
     if arguments.output_file:
         write_text(Path(arguments.output_file), text + "\n")
