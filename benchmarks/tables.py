@@ -131,6 +131,21 @@ def fuzz() -> list[str]:
     return lines
 
 
+def interruptions() -> list[str]:
+    """What became of trainings that were interrupted, by the kind of interruption."""
+    trials = [trial for trial in read("interruptions")["trials"] if "left_out" not in trial]
+    lines = [row("", "runs", "while writing", "damaged checkpoints", "resumed", "same weights"), f"|{'---|' * 6}"]
+    names = {"SIGKILL": "`kill -9`", "SIGTERM": "SIGTERM", "full disk": "full disk"}
+    for kind, name in names.items():
+        ours = [trial for trial in trials if trial["kind"] == kind]
+        writing = sum(trial.get("was_writing", True) for trial in ours)
+        damaged = sum(trial["damaged_checkpoints"] for trial in ours)
+        lines.append(
+            row(name, len(ours), writing, damaged, *(sum(t[key] for t in ours) for key in ("resumed", "same_weights")))
+        )
+    return lines
+
+
 def machine_line(name: str) -> str:
     machine = read(name)["machine"]
     return (
@@ -182,6 +197,12 @@ def markdown() -> str:
         f"is not finite, or more than 1 GiB of memory; {machine_line('fuzz')}.",
         command("fuzz"),
         "\n".join(fuzz()),
+        "## Interrupted trainings",
+        f"Runs of {read('interruptions')['steps']} steps with a checkpoint after each, random crops, flips, mixup and "
+        "balanced classes, ended at random moments or by a full file system. Each is resumed, and its final weights "
+        f"compared with those of a run that nothing interrupted; {machine_line('interruptions')}.",
+        command("interruptions"),
+        "\n".join(interruptions()),
     ]
     tables = ("|", "!")
     return "\n\n".join(part if part.startswith(tables) else textwrap.fill(part, 120) for part in sections)
