@@ -7,16 +7,19 @@ answers `--help`, `--version`, `train --list` and unknown commands. Whatever a c
 import argparse
 import difflib
 import importlib
+import json
 import os
+import re
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # A command is a module `perceivers.cli.<name>`.
 COMMANDS = {
@@ -99,6 +102,42 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
         for letter in text
     )
+
+
+class Escaping:
+    """A text stream that escapes what would control a terminal: names come from anywhere, by way of any library.
+
+    The escapes are those of JSON, so that JSON stays what it is.
+
+    Args:
+        stream: Where the text goes.
+        passed: A regular expression of one group for what is written as it is.
+    """
+
+    def __init__(self, stream: Any, passed: str):
+        self._stream, self._passed = stream, re.compile(passed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes text, and returns its length."""
+        if not text.isprintable():
+            pieces = self._passed.split(text)  # those at odd places are what is passed
+            text = "".join(piece if place % 2 else _as_json(piece) for place, piece in enumerate(pieces))
+        return self._stream.write(text)
+
+
+def _as_json(text: str) -> str:
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+
+
+@contextmanager
+def _escaped_output() -> Iterator[None]:
+    """Escapes what is printed. Errors keep the colours and the moves of progress bars."""
+    with redirect_stdout(sys.stdout and Escaping(sys.stdout, r"([\n\t])")):  # noqa: SIM117
+        with redirect_stderr(sys.stderr and Escaping(sys.stderr, r"([\n\t\r]|\x1b\[(?:[\d;]*m|A))")):
+            yield
 
 
 def one_line(error: BaseException) -> str:
@@ -242,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack a letter of a label or a name
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), _escaped_output():
             try:
                 code = quick_answer(argv)
                 if code is None:

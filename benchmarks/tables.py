@@ -12,6 +12,9 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 
+# What can become of a file in `benchmarks.fuzz`. All but the first two are faults.
+OUTCOMES = ("read", "refused", "traceback", "abort", "hang", "not finite", "memory")
+
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 START, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"perceiver": "Perceiver, `perceivers train`", "svm": "SVM, RBF kernel", "cnn": "CNN with 1-pixel shifts"}
@@ -115,6 +118,19 @@ def shapes() -> list[str]:
     return accuracies({name: [run[key] for run in runs] for name, key in keys.items()})
 
 
+def fuzz() -> list[str]:
+    """What became of the mutated files, by task and outcome."""
+    result = read("fuzz")
+    lines = [row("", "formats", "files", *OUTCOMES, "slowest"), f"|---|{'---|' * (3 + len(OUTCOMES))}"]
+    for task in dict.fromkeys(family["task"] for family in result["families"].values()):
+        families = [family for family in result["families"].values() if family["task"] == task]
+        counts = [sum(family["counts"][outcome] for family in families) for outcome in OUTCOMES]
+        slowest = max(family["slowest_seconds"] for family in families)
+        numbers = (f"{number:,}" for number in (len(families) * result["files"], *counts))
+        lines.append(row(task.removesuffix("-classification"), len(families), *numbers, f"{slowest:.1f} s"))
+    return lines
+
+
 def machine_line(name: str) -> str:
     machine = read(name)["machine"]
     return (
@@ -159,6 +175,13 @@ def markdown() -> str:
         f"{machine_line('point_clouds')}.",
         command("point_clouds"),
         "\n".join(point_clouds()),
+        "## Broken files",
+        f"{read('fuzz')['files']:,} mutated files of each format, always the same ones, read as `perceivers predict` "
+        "reads them, every tenth also classified. A file is read, with finite tensors and scores, or refused, in one "
+        "line that names it. All else is a fault: another error, a process that aborts, more than 10 s, a number that "
+        f"is not finite, or more than 1 GiB of memory; {machine_line('fuzz')}.",
+        command("fuzz"),
+        "\n".join(fuzz()),
     ]
     tables = ("|", "!")
     return "\n\n".join(part if part.startswith(tables) else textwrap.fill(part, 120) for part in sections)

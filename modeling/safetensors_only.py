@@ -1,12 +1,14 @@
 """Weights are data: they are read from safetensors files, which hold nothing but tensors."""
 
 import contextlib
+import stat
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.hub import has_file
 
 
@@ -44,6 +46,22 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
                     "--allow_pickle`, or pass `use_safetensors=False`."
                 ) from error
             raise
+
+    def save_pretrained(self, save_directory: str | PathLike, *args, **kwargs):
+        """Saves a model as transformers does, its weights for the same readers as its configuration."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        share_weights(save_directory)
+
+
+def share_weights(folder: str | PathLike) -> None:
+    """Gives the weights in a folder the permissions of the configuration there.
+
+    safetensors makes files that their owner alone can read, whatever the umask says.
+    """
+    with contextlib.suppress(OSError):  # no such file, or a file system without permissions
+        mode = stat.S_IMODE(Path(folder, CONFIG_NAME).stat().st_mode)
+        for path in Path(folder).glob("*.safetensors"):
+            path.chmod(mode)
 
 
 def _has_pickle(name: str | PathLike | None, kwargs: dict[str, Any]) -> bool:

@@ -14,13 +14,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .reading import check_memory
+from .reading import check_memory, import_optional
 
 # Points that one byte of a LAZ file may hold. A cloud of equal points reaches 140.
 MAX_POINTS_PER_BYTE = 1000
 # LZF repeats at most 264 bytes in 3.
 MAX_LZF_RATIO = 88
 SMALL = 2**20
+LASZIP_RECORD = 22204
+# Of the LAZ formats whose points are compressed in layers, one per attribute: bytes of a point, and layers.
+LAYERS = {6: (30, 9), 7: (36, 10), 8: (38, 11), 9: (59, 10), 10: (67, 12)}
 LAS_HEADER = 227
 
 
@@ -53,6 +56,36 @@ def check_las(data: bytes) -> None:
     elif points:
         promise(points, MAX_POINTS_PER_BYTE * len(data), "points")
         check_chunks(data, offset, size)
+        if kind & 0x3F in LAYERS:
+            check_layers(data, header_size, records, offset, kind & 0x3F, size)
+
+
+def check_layers(data: bytes, header_size: int, records: int, offset: int, kind: int, size: int) -> None:
+    """Checks the sizes of the layers in each chunk of a LAZ file, for which memory is reserved.
+
+    A chunk is its first point, the number of its points, the size of each layer, and the layers.
+    """
+    lazrs = import_optional("lazrs", "reading LAZ files needs `lazrs`: pip install 'perceivers[points]'")
+    start = header_size
+    for _ in range(records):
+        user, number, length = struct.unpack_from("<2x16sHH", data, start)
+        start += 54 + length
+        if user.rstrip(b"\0") == b"laszip encoded" and number == LASZIP_RECORD:
+            break
+    else:
+        return  # laspy's own error says so
+    file = io.BytesIO(data)
+    file.seek(offset)
+    table = lazrs.read_chunk_table(file, lazrs.LazVlr(data[start - length : start]))
+    plain, layers = LAYERS[kind]
+    layers += size - plain  # one for each extra byte
+    place = offset + 8
+    for _, length in table:
+        promise(length, len(data) - place, "bytes of a chunk")
+        promise(size + 4 + 4 * layers, length, "bytes of a chunk")
+        sizes = struct.unpack_from(f"<{layers}I", data, place + size + 4)
+        promise(sum(sizes), length - size - 4 - 4 * layers, "bytes of layers")
+        place += length
 
 
 def check_chunks(data: bytes, offset: int, size: int) -> None:
@@ -125,7 +158,7 @@ def check_pcd(data: bytes) -> None:
     left = len(data) - head.end()
     check_memory(points * size, "it")
     if head[1] == b"ascii":
-        promise(points, left, "points")
+        promise(points * sum(counts or [1] * len(sizes)), left, "numbers")
     elif head[1] == b"binary":
         found = left // max(size, 1)
         if found < points:

@@ -52,6 +52,7 @@ def test_round_trip(tmp_path):
         "modeling_audio_perceiver.py",
         "attention.py",
         "audio_reading.py",
+        "audio_resampling.py",
         "feature_extraction_audio_perceiver.py",
     } <= files.keys()
     assert loaded["module"].startswith("transformers_modules.user.sounds.")

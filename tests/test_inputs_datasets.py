@@ -99,6 +99,15 @@ class TestFiles:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert_read(load("~/u/list.csv"))
 
+    @pytest.mark.parametrize("name", ["train.csv", "Training.CSV", "train_data.csv"])
+    def test_tables_beside_their_files(self, root, name):
+        rows = [f"deep/{index}.png,{label}" for index, label in enumerate(LABELS)]
+        (root / name).write_text("\n".join(["picture,label", *rows[:12]]) + "\n")
+        (root / "val.csv").write_text("\n".join(["picture,label", *rows[12:]]) + "\n")
+        examples = load(root)
+        assert_read(examples)
+        assert len(examples.validation) == 4
+
     def test_words_are_no_paths(self, tmp_path):
         (tmp_path / "list.csv").write_text("text,label\n" + "hello,a\nworld,b\n" * 8)
         with pytest.raises(ValueError, match="Cannot tell which column holds the images"):

@@ -4,7 +4,11 @@ Right values come from the samples that were written, from `wave` and from torch
 """
 
 import io
+import os
+import signal
 import struct
+import threading
+import tracemalloc
 import wave
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 import torch
 
 from perceivers import AudioPerceiverFeatureExtractor, LongAudioClassificationPipeline
-from perceivers.preprocessors import audio_reading
+from perceivers.preprocessors import audio_resampling
 from perceivers.preprocessors.audio_reading import read_audio, read_mono
 from tests.models import tiny_audio_model, tiny_extractor
 
@@ -155,16 +159,51 @@ class TestBounds:
         assert actual.shape == (512,) and lengths[0] < 4000
         torch.testing.assert_close(actual, resampled[:512], atol=1e-6, rtol=0)
 
+    def test_a_long_file_is_never_held_whole(self, tmp_path):
+        path = tmp_path / "long.wav"
+        with soundfile.SoundFile(path, "w", 44100, 2) as file:
+            for seed in range(60):
+                file.write(np.random.default_rng(seed).uniform(-1, 1, (44100, 2)))
+        tracemalloc.start()
+        mono = read_mono(path, 44100)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < mono.numel() * 4 + 4 * 4 * audio_resampling.GROWTH // 3  # 10 MB of result, 10 MB of file
+        samples, _ = soundfile.read(path, dtype="float32")
+        assert torch.equal(mono, torch.from_numpy(samples).mean(dim=1))
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
+    def test_a_signal_does_not_shorten_a_recording(self, number, capfd):
+        """Raised inside soundfile's callbacks, an exception would be printed, and the recording end there."""
+
+        def stop(number, frame):
+            raise InterruptedError
+
+        content = encoded(np.random.default_rng(0).uniform(-1, 1, 44100 * 30), 44100, format="FLAC")
+        before = signal.signal(number, stop)
+        try:
+            with pytest.raises(InterruptedError):
+                for attempt in range(1, 200):
+                    timer = threading.Timer(0.0003 * attempt, os.kill, (os.getpid(), number))
+                    timer.start()
+                    assert read_audio(content)[0].shape == (1, 44100 * 30)
+                    timer.join()
+        finally:
+            signal.signal(number, before)
+        assert not capfd.readouterr().err
+
     @pytest.mark.parametrize(
         ("rate", "target"), [(44100, 8000), (8000, 44100), (16000, 8000), (1999, 2000), (96000, 11)]
     )
     @pytest.mark.parametrize("length", [20_000, 99_991])
     def test_pieces_are_resampled_as_the_whole(self, monkeypatch, rate, target, length):
-        samples = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32))
-        expected = torchaudio.functional.resample(samples, rate, target)
-        monkeypatch.setattr(audio_reading, "LONG", 10_000)
-        actual = audio_reading.resample(samples, rate, target)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+        samples = np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32)
+        expected = torchaudio.functional.resample(torch.from_numpy(samples), rate, target)
+        monkeypatch.setattr(audio_resampling, "LONG", 10_000)
+        for size in (length, 7919, 100):
+            blocks = np.split(samples[None], range(size, length, size), axis=1)
+            actual = audio_resampling.joined(audio_resampling.resample(blocks, rate, target))
+            torch.testing.assert_close(torch.from_numpy(actual[0]), expected, atol=1e-5, rtol=0)
 
     def test_a_file_may_take_as_much_as_the_setting_says(self, tmp_path, monkeypatch):
         path = tmp_path / "silence.flac"

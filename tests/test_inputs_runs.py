@@ -309,7 +309,9 @@ class TestPredictions:
         edit_weights(model, lambda weights: {**weights, "classifier.weight": weights["classifier.weight"] * 1e38 * 3})
         assert run("predict", model, images, "--json", "--device", "cpu") == 1
         results = json.loads(capsys.readouterr().out)
-        assert {result["error"] for result in results} == {"The model's scores are NaN or infinite."}
+        assert {result["error"] for result in results} == {
+            "The model's scores are NaN or infinite, so there is no label."
+        }
 
 
 class TestEvaluations:

@@ -16,6 +16,7 @@ from .modality import Modality
 
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "json", "metadata.parquet": "parquet"}
 TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+TEXTS = (".csv", ".json", ".jsonl")
 # The column of a metadata file that names the files.
 FILE_NAME = "file_name"
 # Rows whose validity is looked at together.
@@ -63,6 +64,10 @@ def _load_folder(path: str, config_name: str | None, modality: Modality) -> Data
     is_image = any(isinstance(feature, Image) for feature in modality.columns.values())
     if not is_image and (metadata := _metadata_files(path)):
         return DatasetDict({split: _read_metadata(file) for split, file in metadata.items()})
+    # Beside files, `datasets` would take these for files that it does not know.
+    if not _metadata_files(path) and (tables := _tables_of_splits(path)):
+        (builder,) = {TABLES[os.path.splitext(file)[1].lower()] for file in tables.values()}
+        return datasets.load_dataset(builder, data_files=tables)
     loaded = datasets.load_dataset(path, config_name)
     files = datasets.load_dataset_builder(path, config_name).config.data_files or {}
     declared = {split: _declared_classes(list(files.get(split, ()))) for split in loaded}
@@ -105,6 +110,18 @@ def _metadata_files(path: str) -> dict[str, str]:
     paths = {split: [os.path.join(folder, name) for name in METADATA] for split, folder in folders.items()}
     found = {split: next(filter(os.path.isfile, candidates), None) for split, candidates in paths.items()}
     return {split: file for split, file in found.items() if file}
+
+
+def _tables_of_splits(path: str) -> dict[str, str]:
+    """Tables of paths that are called like splits, such as `train.csv`, in the folder itself."""
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(path)):
+        stem, suffix = os.path.splitext(name)
+        split = split_of(stem)
+        if suffix.lower() in TEXTS and split and split not in found and os.path.isfile(os.path.join(path, name)):
+            found[split] = os.path.join(path, name)
+    is_one_kind = len({TABLES[os.path.splitext(file)[1].lower()] for file in found.values()}) == 1
+    return found if is_one_kind else {}
 
 
 def _read_metadata(file: str) -> Dataset:

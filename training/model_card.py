@@ -1,5 +1,7 @@
 """The README.md of a trained model: metadata for the Hub, text for people, and a picture of the run."""
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.figure import Figure
 
+from .folders import printable
 from .objective import Objective
 
 TEXT = """\
@@ -35,8 +38,8 @@ Measured on {num_eval_examples:,} held-out {noun}:
 ```python
 from transformers import pipeline
 
-classify = pipeline("{task}", model="{location}", trust_remote_code=True)
-classify("{example}")
+classify = pipeline("{task}", model={location}, trust_remote_code=True)
+classify({example})
 ```
 
 `trust_remote_code=True` runs the model's code, which is saved beside the weights. With the `perceivers` package
@@ -46,12 +49,16 @@ installed, `import perceivers` replaces it.
 
 {num_train_examples:,} {noun}. `perceivers train recipe.yaml`, with the file beside this one, repeats the run.
 
-```yaml
+{fence}yaml
 {recipe}
-```
+{fence}
 
 Versions: {versions}.
 """
+
+
+# What would make markup of text: emphasis, code, links, tables, HTML, headings, formulas.
+MARKUP = re.compile(r"([\\`*_\[\]<>|~&#$])")
 
 
 @dataclass
@@ -101,12 +108,14 @@ def make_card(facts: CardFacts) -> ModelCard:
     """Makes the card. The Hub's leaderboards read its `model-index`."""
     objective, titles = facts.objective, facts.objective.titles(facts.targets)
     measured = objective.measured(facts.metrics, facts.targets, prefix="eval_")
+    name, dataset = plain(facts.name), plain(facts.dataset)
+    dataset_id, base_model = (value and plain(value) for value in (facts.dataset_id, facts.base_model))
     results = [
         EvalResult(
             task_type=facts.task,
             task_name=facts.task.replace("-", " ").capitalize(),
-            dataset_type=facts.dataset_id or "custom",
-            dataset_name=facts.dataset,
+            dataset_type=dataset_id or "custom",
+            dataset_name=dataset,
             dataset_split="validation",
             metric_type=key,
             metric_name=titles[key],
@@ -118,32 +127,57 @@ def make_card(facts: CardFacts) -> ModelCard:
         library_name="transformers",
         pipeline_tag=facts.task,
         tags=["perceiver", facts.task],
-        datasets=facts.dataset_id,
-        base_model=facts.base_model,
-        model_name=facts.name,
+        datasets=dataset_id,
+        base_model=base_model,
+        model_name=name,
         eval_results=results,
     )
+    recipe = yaml_block(facts.recipe)
     text = TEXT.format(
         front_matter=data.to_yaml(),
-        name=facts.name,
+        name=as_text(name),
         task=facts.task,
         noun=facts.noun,
-        example=facts.example,
-        sentence=objective.card_sentence(facts.noun, facts.targets),
-        origin=f"fine-tuned from {facts.base_model}" if facts.base_model else "trained from scratch",
-        dataset=facts.dataset,
+        example=as_code(facts.example),
+        sentence=as_text(objective.card_sentence(facts.noun, facts.targets)),
+        origin=f"fine-tuned from {as_text(base_model)}" if base_model else "trained from scratch",
+        dataset=as_text(dataset),
         num_parameters=facts.num_parameters,
         num_eval_examples=facts.num_eval_examples,
         num_train_examples=facts.num_train_examples,
         results="\n".join(
-            f"| {titles[key]} | {objective.format_metric(key, value)} |" for key, value in measured.items()
+            f"| {as_text(titles[key])} | {objective.format_metric(key, value)} |" for key, value in measured.items()
         ),
         curves=f"![Loss and metric over the epochs]({facts.curves})" if facts.curves else "",
-        location=facts.location,
-        recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True).strip(),
+        location=as_code(facts.location),
+        recipe=recipe,
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0)),
         versions=", ".join(f"{package} {version}" for package, version in facts.versions.items()),
     )
     return ModelCard(text)
+
+
+def plain(text: str) -> str:
+    """Text in one line, with escapes for letters that cannot be seen, turn the direction, or are not UTF-8."""
+    return printable(" ".join(text.split()))
+
+
+def as_text(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return MARKUP.sub(r"\\\1", plain(text))
+
+
+def as_code(text: str) -> str:
+    """A string of Python in double quotes."""
+    return printable(json.dumps(text, ensure_ascii=False))
+
+
+def yaml_block(values: Any) -> str:
+    """YAML that shows every letter, or its escape."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip()
+    if all(map(str.isprintable, text.splitlines())):
+        return text
+    return yaml.safe_dump(values, sort_keys=False).strip()
 
 
 def write_card(facts: CardFacts, folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from .arguments import ASSIGNMENTS
 
@@ -12,19 +13,34 @@ from .arguments import ASSIGNMENTS
 DEEPEST, LARGEST = 10, 1 << 20
 
 
+class RecipeLoader(yaml.SafeLoader):
+    """Builds plain values only, and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Builds a mapping."""
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Reads a recipe.
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is not a YAML mapping, is too large or too deep, or uses aliases.
+        ValueError: If it is not a YAML mapping, is too large or too deep, uses aliases, or has a key twice.
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"The recipe {path} has {size:,} bytes; a recipe has at most {LARGEST:,}.")
     try:
         text = path.read_text(encoding="utf-8")
-        _check_structure(path, text)
-        recipe = yaml.safe_load(text)
+        if reason := _excess(text):
+            raise ValueError(f"The recipe {path} {reason}.")
+        recipe = _load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -36,18 +52,24 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _check_structure(path: Path, text: str) -> None:
-    """Refuses what makes a small file large in memory, or overflows the stack, before anything is built from it."""
+def _excess(text: str) -> str | None:
+    """Looks for what makes a small file large in memory, or overflows the stack, before anything is built from it."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(
-                f"The recipe {path} uses a YAML alias, *{event.anchor} in line {line}; write the value out."
-            )
+            return f"uses a YAML alias, *{event.anchor} in line {line}; write the value out"
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise ValueError(f"The recipe {path} is nested more than {DEEPEST} levels deep in line {line}.")
+            return f"is nested more than {DEEPEST} levels deep in line {line}"
+    return None
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except (ValueError, OverflowError) as error:  # of dates that there are not, and numbers of thousands of digits
+        raise ConstructorError(None, None, str(error), None) from error
 
 
 def recipe_to_argv(recipe: dict[str, Any]) -> list[str]:

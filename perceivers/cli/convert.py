@@ -6,7 +6,7 @@ Loading does not need this command: `ImagePerceiverForImageClassification.from_p
 
 import argparse
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers.utils.hub import has_file
 
 from perceivers.modeling.checkpoint_conversion import config_to_transformers, key_to_transformers
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification
+from perceivers.modeling.safetensors_only import share_weights
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
 # Saved without the suffix of their backend, which the reader's machine chooses.
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     if target.exists():
         raise FileExistsError(f"{target} exists; it is not overwritten.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    unfinished = target.parent / f".perceivers-{uuid.uuid4().hex}"
+    unfinished.mkdir()
     try:
         model = ImagePerceiverForImageClassification.from_pretrained(
             arguments.source, revision=arguments.revision, use_safetensors=not arguments.allow_pickle
@@ -60,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.to == "transformers":
             model = to_transformers(model)
         model.save_pretrained(unfinished)
+        share_weights(unfinished)
         convert_processor(arguments.source, unfinished, PROCESSORS[arguments.to], revision=arguments.revision)
-        unfinished.chmod(0o755)  # temporary folders are private
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

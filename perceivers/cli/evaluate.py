@@ -20,6 +20,7 @@ from perceivers.training.evaluation import evaluate_model, report_table
 from perceivers.training.examples import LeftOut
 from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
 from perceivers.training.recipe import read_recipe
+from perceivers_cli import printable
 
 RECIPE = "recipe.yaml"
 
@@ -132,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.model} on {examples.source}\n\n{report_table(objective, results, examples.targets)}")
         for line in unreadable:
-            print(f"skipped {line}", flush=True)
+            print(f"skipped {printable(line)}", flush=True)
     if arguments.output_file:
         write_text(Path(arguments.output_file), text + "\n")
     return 0

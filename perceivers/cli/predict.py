@@ -3,24 +3,29 @@
 import argparse
 import glob
 import json
-import math
 import os
 import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import PIL.Image
 from huggingface_hub.utils import tqdm
+from torch import nn
 from transformers import Pipeline, PreTrainedConfig, pipeline
+from transformers.pipelines.base import ChunkPipeline
 
 from perceivers.cli.checks import check_weights, check_whole, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
+from perceivers.pipelines.scores import check_logits
+from perceivers.preprocessors.deferred_signals import deferred_signals
 from perceivers.preprocessors.reading import is_url
 from perceivers.tasks import Task
 from perceivers.training.folders import (
@@ -34,6 +39,8 @@ from perceivers.training.folders import (
 )
 from perceivers_cli import printable
 
+# Bytes of inputs that wait until their batch is full.
+MOST_WAITING = 2**26
 # Of a label in the table; a longer one moves the rest of its row.
 WIDEST_LABEL = 40
 
@@ -214,6 +221,7 @@ def load_pipeline(
     check_whole(loading, name, task.name)
     check_weights(model, name)
     model = move_to_device(model, device)
+    model.register_forward_hook(check_output)
     return pipeline(
         cast(Any, task.name),
         model=model,
@@ -223,21 +231,42 @@ def load_pipeline(
     )
 
 
+def check_output(model: nn.Module, inputs: tuple, output: Any) -> None:
+    """Refuses outputs that are not finite, of which transformers' own pipelines would make labels.
+
+    Raises:
+        ValueError: Some logits are NaN or infinite.
+    """
+    check_logits(output["logits"])
+
+
 def predict(task: Task, predictor: Pipeline, files: Sequence[str], batch_size: int, top_k: int) -> Iterator[Result]:
     """Yields a result for each file, in their order; an error in one does not stop the others."""
     processor = getattr(predictor, task.modality.processor_argument)
     options = task.objective.pipeline_options(top_k)
-    for start in range(0, len(files), batch_size):
-        results = [Result(file) for file in files[start : start + batch_size]]
-        read = []
-        for result in results:
-            try:
-                read.append((result, task.modality.read(result.file, processor)))
-            except Exception as error:  # a broken file can raise anything in its decoder, and so can a download
-                # The message may begin with the name, which is printed before it anyway.
-                result.error = one_line(error).removeprefix(f"{result.file!r} is ")
-        predict_batch(task, predictor, read, options)
-        yield from results
+    results: list[Result] = []
+    read: list[tuple[Result, Any]] = []
+    for number, file in enumerate(files, start=1):
+        results.append(result := Result(file))
+        try:
+            read.append((result, task.modality.read(file, processor)))
+        except Exception as error:  # a broken file can raise anything in its decoder, and so can a download
+            # The message may begin with the name, which is printed before it anyway.
+            result.error = re.sub(rf"^{re.escape(repr(file))}(:| is) ", "", one_line(error))
+        is_full = len(results) == batch_size or sum(memory_of(data) for _, data in read) > MOST_WAITING
+        if is_full or number == len(files):
+            predict_batch(task, predictor, read, options)
+            yield from results
+            results, read = [], []
+
+
+def memory_of(data: Any) -> int:
+    """The memory, in bytes, of an input that was read: an array, a picture, or a dictionary of these."""
+    if isinstance(data, Mapping):
+        return sum(map(memory_of, data.values()))
+    if isinstance(data, PIL.Image.Image):
+        return data.width * data.height * len(data.getbands())
+    return getattr(data, "nbytes", 0)
 
 
 def predict_batch(
@@ -247,8 +276,10 @@ def predict_batch(
     if not batch:
         return
     predictor.call_count = 0  # transformers warns of many calls with one input each, which these are not
+    # One that cuts inputs into clips has batches of clips, of any number of inputs.
+    size = {} if isinstance(predictor, ChunkPipeline) else {"batch_size": len(batch)}
     try:
-        outputs: Any = predictor([data for _, data in batch], batch_size=len(batch), **options)
+        outputs: Any = predictor([data for _, data in batch], **size, **options)
     except Exception as error:  # whatever a processor or a model stumbles over
         if len(batch) == 1:
             batch[0][0].error = one_line(error)
@@ -257,12 +288,7 @@ def predict_batch(
             predict_batch(task, predictor, [single], options)
         return
     for (result, _), output in zip(batch, outputs, strict=True):
-        predictions = task.objective.format_prediction(output)
-        numbers = [value for row in predictions for value in row.values() if isinstance(value, float)]
-        if all(map(math.isfinite, numbers)):
-            result.output, result.predictions = output, predictions
-        else:
-            result.error = "The model's scores are NaN or infinite."
+        result.output, result.predictions = output, task.objective.format_prediction(output)
 
 
 class NameGiver:
@@ -286,9 +312,14 @@ class NameGiver:
 
 
 def write_prediction(task: Task, result: Result, folder: Path, name: str) -> list[str]:
-    """Writes a prediction to a file, and returns the errors, none or one: the other inputs can still be predicted."""
+    """Writes a prediction to a file, whole or not at all, and returns the errors, none or one.
+
+    The other inputs can still be predicted.
+    """
     try:
-        task.objective.write_prediction(result.output, folder, name)
+        with TemporaryDirectory(prefix=".", dir=folder) as part:
+            path = task.objective.write_prediction(result.output, Path(part), name)
+            path.replace(folder / path.name)
     except OSError as error:
         return [f"The prediction could not be written: {one_line(error)}"]
     return []
@@ -374,9 +405,11 @@ class JsonPrinter(Printer):
             print(text, flush=True)
             return
         text = "\n".join(f"  {line}" for line in text.splitlines())
-        # The comma comes with the next item, so that the array can be closed after any.
-        print(f",\n{text}" if self._is_open else f"[\n{text}", end="", flush=True)
-        self._is_open = True
+        with deferred_signals():  # the end of the array must know whether it has begun
+            # The comma comes with the next item, so that the array can be closed after any.
+            print(f",\n{text}" if self._is_open else f"[\n{text}", end="")
+            self._is_open = True
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Closes the array."""
