@@ -202,6 +202,7 @@ class TestRefused:
         save_model(tmp_path / "model", ["crane", "dark", "light", "crane"])
         save_images(tmp_path / "images/dark"), save_images(tmp_path / "images/light")
         assert run("evaluate", tmp_path / "model", "--train_dir", tmp_path / "images") == 0
+        assert "has several classes of the same name: crane." in capsys.readouterr().err
         code, before, after = fine_tune(tmp_path, tmp_path / "model", "--train_dir", tmp_path / "images")
         assert code == 0 and torch.equal(before["classifier.weight"][1:3], after["classifier.weight"])
 
