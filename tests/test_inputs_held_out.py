@@ -241,6 +241,21 @@ class TestDataSets:
         assert "warning: 2 of 4 images to evaluate on are trained on too" in capsys.readouterr().err
         assert evaluate(capsys, tmp_path / "out")[0]["examples"] == 4
 
+    def test_a_split_of_another_data_set(self, trained, tmp_path, capsys):
+        paths = sorted((trained / "images/dark").iterdir())
+        rows = {"image": [str(path) for path in paths], "label": ["dark"] * 10}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        (tmp_path / "d").mkdir()
+        made = datasets.Dataset.from_dict(rows, features)
+        made.to_parquet(tmp_path / "d/test.parquet")
+        results, said = evaluate(capsys, trained / "out", "--dataset_name", tmp_path / "d")
+        assert results["examples"] == 2 and "Left out 8 of 10 images" in said
+        held_out = {entry["file"] for entry in record(trained / "out")["held_out"]}
+        kept = [row for row, path in enumerate(paths) if f"dark/{path.name}" not in held_out]
+        made.select(kept).to_parquet(tmp_path / "d/test.parquet")
+        results, said = evaluate(capsys, trained / "out", "--dataset_name", tmp_path / "d")
+        assert results["examples"] == 8 and "warning: the model was trained on 8 of the 8 images" in said
+
     def test_built_in(self, tmp_path, capsys):
         words = ["--max_train_samples", 40, "--max_eval_samples", 30, "--seed", 5, "--split_seed", 2]
         assert train(tmp_path / "out", "--dataset_name", "digits", *words) == 0

@@ -262,3 +262,15 @@ def test_training_with_withheld_labels_and_truth_values(tmp_path, capsys):
     capsys.readouterr()
     assert run("evaluate", tmp_path / "out", "--dataset_name", only, "--json") == 1
     assert "have no label" in capsys.readouterr().err
+
+
+def test_a_labelled_split_is_evaluated_on_instead_of_one_without_labels(tmp_path, capsys):
+    root = save(tmp_path / "d", [0, 1] * 4, CLASSES)
+    save(root, [-1] * 4, CLASSES, "validation"), save(root, [0, 1, 1], CLASSES, "test")
+    for is_training in (True, False):
+        assert len(load(root, is_training).validation) == 3
+        assert "The split validation has no labels; test is evaluated on instead." in capsys.readouterr().err
+    save(root, [0, 1], CLASSES, "validation")
+    assert len(load(root).validation) == 2
+    save(root, [None] * 4, CLASSES, "validation"), save(root, [-1] * 3, CLASSES, "test")
+    assert len(load(root).validation) == 2  # a fifth of the training examples

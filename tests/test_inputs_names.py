@@ -127,8 +127,8 @@ def test_rows_of_a_head_go_with_their_names(tmp_path, capsys, task, save, make, 
 def test_which_rows_are_kept(tmp_path, capsys, saved, rows, said):
     save_model(tmp_path, saved)
     config = AutoConfig.from_pretrained(tmp_path)
-    labels, config.id2label = config.id2label, {0: "dark", 1: "light"}
-    made = load_for_classes(AutoModelForImageClassification, str(tmp_path), config, labels).state_dict()
+    config.id2label = {0: "dark", 1: "light"}
+    made = load_for_classes(AutoModelForImageClassification, str(tmp_path), config).state_dict()
     assert said in capsys.readouterr().err
     before = load_file(tmp_path / "model.safetensors")
     for row, new in zip(rows, made["classifier.weight"], strict=True):
@@ -145,7 +145,7 @@ def test_every_head_is_found(case, tmp_path):
     model.save_pretrained(tmp_path)
     config = case.config_class.from_pretrained(tmp_path)
     config.id2label = dict(enumerate(reversed(names)))
-    loaded = load_for_classes(case.auto_class, str(tmp_path), config, model.config.id2label)
+    loaded = load_for_classes(case.auto_class, str(tmp_path), config)
     arguments = case.inputs[0]
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(**arguments).logits, model(**arguments).logits.flip(1))
@@ -155,7 +155,8 @@ def test_every_head_is_found(case, tmp_path):
 def test_a_body_without_a_head_gets_one(tmp_path, capsys):
     save_model(tmp_path / "model", ["light", "dark"])
     edit_weights(tmp_path / "model", lambda weights: {k: v for k, v in weights.items() if "classifier" not in k})
-    assert train(tmp_path, "--variant", "", "--model_name_or_path", tmp_path / "model") == 0
+    words = ["--variant", "", "--model_name_or_path", tmp_path / "model", "--config", "num_labels=7"]
+    assert train(tmp_path, *words) == 0
     assert "has no head; that of the 2 classes is new." in capsys.readouterr().err
 
 
@@ -201,6 +202,7 @@ class TestRefused:
         save_model(tmp_path / "model", ["crane", "dark", "light", "crane"])
         save_images(tmp_path / "images/dark"), save_images(tmp_path / "images/light")
         assert run("evaluate", tmp_path / "model", "--train_dir", tmp_path / "images") == 0
+        assert "has several classes of the same name: crane." in capsys.readouterr().err
         code, before, after = fine_tune(tmp_path, tmp_path / "model", "--train_dir", tmp_path / "images")
         assert code == 0 and torch.equal(before["classifier.weight"][1:3], after["classifier.weight"])
 

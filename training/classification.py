@@ -33,7 +33,7 @@ from .arguments import VALIDATION_NAMES
 from .class_folders import ClassFolder, read_class_folder
 from .folders import listed, say
 from .heads import is_unnamed, matching_rows, names_of
-from .labels import Labels, describe_labels, is_class_label, read_labels
+from .labels import Labels, describe_labels, has_labels, is_class_label, read_labels
 from .modality import Modality
 from .objective import FolderFiles, Objective
 
@@ -76,6 +76,12 @@ class Classification(Objective):
         """The columns of class labels or, if there are none, those called `label` or `labels`."""
         class_labels = [name for name, feature in features.items() if is_class_label(feature)]
         return {"label": class_labels or [name for name in ("label", "labels") if name in features]}
+
+    def has_targets(self, examples: Dataset, column_names: Mapping[str, str | None]) -> bool:
+        """Whether any example has a label in the given column or in one of the candidates."""
+        chosen = column_names.get("label")
+        columns = [chosen] if chosen else self.candidates(examples.features)["label"]
+        return any(has_labels(examples, column) for column in columns)
 
     def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
         """Finds the files of class folders, and of splits above or below them, see [`read_class_folder`]."""

@@ -86,7 +86,7 @@ def load_examples(
         made = DatasetDict({split: makers[split]() for split in wanted})
         splits = _rename_columns(modality, objective, made, arguments)
     else:
-        named, names = _load_named(modality, arguments, is_training)
+        named, names = _load_named(modality, objective, arguments, is_training)
         splits, source = _rename_columns(modality, objective, named, arguments), name
     origins = {split: Origin(names[split], np.arange(len(rows))) for split, rows in splits.items()}
     if select is not None and (selected := select(splits, modality)):
@@ -144,14 +144,20 @@ def _stratified_rows(dataset: Dataset, fraction: float, seed: int) -> tuple[np.n
     return rest, held_out
 
 
-def _load_named(modality: Modality, arguments: DataArguments, is_training: bool) -> tuple[DatasetDict, dict[str, str]]:
+def _load_named(
+    modality: Modality, objective: Objective, arguments: DataArguments, is_training: bool
+) -> tuple[DatasetDict, dict[str, str]]:
     """Loads `train` and `validation`, and returns the data set's names for them beside them."""
     loaded = load_named(str(arguments.dataset_name), arguments.dataset_config_name, modality)
     if "train" not in loaded and is_training:
         raise ValueError(f"{arguments.dataset_name} has no split `train`; its splits are {', '.join(loaded)}.")
     names = {"train": "train"} if "train" in loaded else {}
-    if validation := next((name for name in VALIDATION_NAMES if name in loaded), None):
-        names["validation"] = validation
+    if held_out := [name for name in VALIDATION_NAMES if name in loaded]:
+        columns = {"label": arguments.label_column_name}
+        labelled = (name for name in held_out if objective.has_targets(loaded[name], columns))
+        names["validation"] = next(labelled, held_out[0]) if len(held_out) > 1 else held_out[0]
+        if names["validation"] != held_out[0]:
+            say(f"The split {held_out[0]} has no labels; {names['validation']} is evaluated on instead.")
     if not names:
         raise ValueError(f"{arguments.dataset_name} has no split to evaluate on; its splits are {', '.join(loaded)}.")
     return DatasetDict({split: loaded[name] for split, name in names.items()}), names

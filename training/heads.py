@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .folders import listed, say
 
 
-def load_for_classes(
-    auto_model: Any, name: str, config: PreTrainedConfig, saved_labels: Mapping[int, str], **origin: Any
-) -> PreTrainedModel:
+def load_for_classes(auto_model: Any, name: str, config: PreTrainedConfig, **origin: Any) -> PreTrainedModel:
     """Loads a model to fine-tune, and gives its head a row for each class of the new data.
 
     Classes that the saved model has keep their rows, and others get newly initialised ones. What was done is said on
@@ -23,12 +21,12 @@ def load_for_classes(
         auto_model: Auto class of the model.
         name: A folder or a name on the Hub.
         config: The configuration with the labels of the new data.
-        saved_labels: `id2label` of the saved configuration.
         origin: Further arguments of `from_pretrained`.
 
     Raises:
         ValueError: If the saved labels have gaps or do not fit the head, or if a class could be two of them.
     """
+    saved_labels: dict[int, str] = AutoConfig.from_pretrained(name, **origin).id2label or {}
     check_labels(saved_labels, name)
     classes = names_of(config.id2label)  # type: ignore[arg-type]
     saved = names_of(saved_labels)

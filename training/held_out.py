@@ -191,15 +191,19 @@ class HeldOut:
             modality: Modality of the inputs.
 
         Returns:
-            The split to evaluate on, and its rows; `None` if none was trained on.
+            The split to evaluate on, and its rows; `None` if none was trained on, or if nothing would be left of a
+            split to evaluate on, which gets a warning.
 
         Raises:
-            ValueError: If nothing is left.
+            ValueError: If there is no such split, and nothing is left of the other.
         """
         split = "validation" if "validation" in splits else "train"
         examples: Dataset = splits[split]
         rows = self._untrained(examples, modality)
         if len(rows) == len(examples):
+            return None
+        if not rows and split == "validation":
+            self.warn_of_trained_on(splits, modality)
             return None
         if not rows:
             raise ValueError(

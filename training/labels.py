@@ -40,6 +40,15 @@ def is_class_label(feature: Any) -> bool:
     return isinstance(single_feature(feature), ClassLabel)
 
 
+def has_labels(examples: Dataset, column: str) -> bool:
+    """Whether any example has a label in the column of this name."""
+    feature = examples.features.get(column)
+    if feature is None:
+        return False
+    values = _column(examples.select_columns([column]).rename_columns({column: "label"}))
+    return not all(_is_missing(value, feature) for value in values)
+
+
 def single_feature(feature: Any) -> Any:
     """The type of a single label of a column, which may hold lists of them."""
     return feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else feature

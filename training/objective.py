@@ -58,6 +58,15 @@ class Objective(ABC):
         """
         return {}
 
+    def has_targets(self, examples: Dataset, column_names: Mapping[str, str | None]) -> bool:
+        """Whether any example of a split that was loaded has a target; where they are withheld, none has.
+
+        Args:
+            examples: The split.
+            column_names: The data set's name for each target column; `None` if the user gave none.
+        """
+        return True
+
     @abstractmethod
     def list_files(self, modality: Modality, folders: Mapping[str, str]) -> FolderFiles:
         """Finds the files and targets in folders given by split.

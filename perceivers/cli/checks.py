@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers.utils import CONFIG_NAME
 
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.training.arguments import PerceiverTrainingArguments
-from perceivers.training.heads import check_fit, check_labels, label_axes
+from perceivers.training.folders import listed, say
+from perceivers.training.heads import check_fit, check_labels, label_axes, names_of
 from perceivers_cli import did_you_mean
 
 # The smallest values of flags that transformers does not check.
@@ -187,6 +189,8 @@ def load_whole_model(
         check_fit(loading, labels, name, label_axes(model))
     check_whole(loading, name, task)
     check_weights(model, name)
+    if repeated := [label for label, number in Counter(names_of(labels)).items() if number > 1]:
+        say(f"warning: {name} has several classes of the same name: {listed(repeated)}.")
     return model
 
 

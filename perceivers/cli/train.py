@@ -145,7 +145,6 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
 
 def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, targets: Any) -> PreTrainedModel:
     """Makes the model, or loads it with a head for the targets."""
-    saved_labels: dict[int, str] = config.id2label or {}  # type: ignore[assignment]
     task.objective.configure(config, targets)
     auto_model = task.auto_model(config)
     if not arguments.model_name_or_path:
@@ -154,7 +153,6 @@ def make_model(task: Task, arguments: ModelArguments, config: PreTrainedConfig, 
         auto_model,
         arguments.model_name_or_path,
         config,
-        saved_labels,
         revision=arguments.model_revision,
         trust_remote_code=arguments.trust_remote_code,
     )
