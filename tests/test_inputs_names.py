@@ -172,6 +172,7 @@ class TestRefused:
     def commands(self, tmp_path):
         save_images(tmp_path / "images/dark"), save_images(tmp_path / "images/light")
         yield "evaluate", tmp_path / "model", "--train_dir", tmp_path / "images"
+        yield "predict", tmp_path / "model", tmp_path / "images/dark/0.png"
         words = ["--model_name_or_path", tmp_path / "model", "--train_dir", tmp_path / "images", "--use_cpu"]
         yield "train", "--output_dir", tmp_path / "out", *words
 

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import Pipeline, PreTrainedConfig, pipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from perceivers.cli.checks import check_weights, check_whole, move_to_device
+from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
 from perceivers.pipelines.scores import check_logits
@@ -215,11 +215,7 @@ def load_pipeline(
             f"`{name}` has no processor that could be loaded from a preprocessor_config.json beside the model; the "
             "processor's save_pretrained writes it."
         ) from error
-    model, loading = task.auto_model(config).from_pretrained(
-        name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
-    )
-    check_whole(loading, name, task.name)
-    check_weights(model, name)
+    model = load_whole_model(task.auto_model(config), name, config, task.name, trust_remote_code)
     model = move_to_device(model, device)
     model.register_forward_hook(check_output)
     return pipeline(
