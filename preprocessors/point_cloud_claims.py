@@ -21,6 +21,8 @@ MAX_POINTS_PER_BYTE = 1000
 # LZF repeats at most 264 bytes in 3.
 MAX_LZF_RATIO = 88
 SMALL = 2**20
+# plyfile takes a second for ten thousand elements, and longer for each of more.
+MAX_PLY_HEADER = 2**18
 LAS_HEADER = 227
 
 
@@ -93,6 +95,8 @@ def check_ply(data: bytes) -> None:
     header, end, body = data.partition(b"end_header")
     if not end or data[:3] != b"ply":
         return  # plyfile's own error says so
+    if len(header) > MAX_PLY_HEADER:
+        raise ValueError(f"its header has {len(header):,} bytes, more than {MAX_PLY_HEADER:,}")
     is_text, needed, each, count = b"ascii" in header, 0, 0, 0
     for line in [*header.splitlines(), b"element end 0"]:
         words = line.split()
