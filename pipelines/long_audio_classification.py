@@ -52,6 +52,8 @@ class LongAudioClassificationPipeline(Chunks, Stock):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, num_clips: int | None = None, **kwargs):
+        if unknown := kwargs.keys() - {"top_k", "function_to_apply"}:  # transformers ignores them
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}")
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
         return {**preprocess, "num_clips": num_clips}, forward, postprocess
 

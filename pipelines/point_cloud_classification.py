@@ -1,6 +1,5 @@
 """The task `point-cloud-classification`, which transformers has no pipeline for."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ Base: Any = Pipeline
 class PointCloudClassificationPipeline(Base):
     """Classifies point clouds.
 
-    A point cloud is an array, tensor or nested list (points, 3 + features), or the path or URL of a file that the
-    feature extractor reads. A mapping with the cloud under `points` works too, and so does a data set with such a
-    column.
+    A point cloud is an array, tensor or nested list (points, 3 + features), or a file in any form that the feature
+    extractor reads: its path, URL or content, or a dictionary with these. A mapping with the cloud under `points`
+    works too, and so does a data set with such a column.
 
     Example:
         >>> classify = pipeline("point-cloud-classification", model="perceiver-shapes")
@@ -59,9 +58,8 @@ class PointCloudClassificationPipeline(Base):
 
     def preprocess(self, inputs: Any) -> BatchFeature:
         """Turns one cloud into the model's inputs."""
-        cloud = inputs["points"] if isinstance(inputs, Mapping) else inputs
         # float32 whatever the model's dtype: half precision cannot hold the angles of high frequencies.
-        return self.feature_extractor(cloud, return_tensors="pt")
+        return self.feature_extractor(inputs, return_tensors="pt")
 
     def _forward(self, inputs: BatchFeature) -> ModelOutput:
         return self.model(**inputs)

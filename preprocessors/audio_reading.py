@@ -5,10 +5,7 @@ Letters: C channels, T samples.
 
 import math
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -17,6 +14,7 @@ import torch
 
 from .audio_containers import Data, FileContent, Part, check_container, ogg_links, wav_header
 from .audio_resampling import INSTALL, beginning, joined, mix_down, resample
+from .deferred_signals import deferred_signals
 from .reading import check_memory, import_optional, is_url, naming, read_bytes
 
 BLOCK = 2**18  # samples of all channels that are decoded at once
@@ -97,37 +95,11 @@ def _collected(decoded: Iterator[tuple[np.ndarray, int]], name: str, collect: Co
         return collect((samples for samples, _ in chain([first], decoded)), checked_rate(first[1]))
 
 
-# Their handlers raise exceptions: Ctrl-C, a batch system that stops a program, and timers.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name))
-
-
-@contextmanager
-def deferred_signals() -> Iterator[None]:
-    """Holds signals back until the end: soundfile reads through callbacks, which print exceptions and lose them.
-
-    The recording would seem to end there.
-    """
-    if threading.current_thread() is not threading.main_thread():  # where signals are handled
-        yield
-        return
-    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
-    received: list[tuple[int, Any]] = []
-    for number in handlers:
-        signal.signal(number, lambda *arguments: received.append(arguments))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number, frame in received:
-            handlers[number](number, frame)
-
-
 def _decode(soundfile: Any, links: Iterable[Part], name: str) -> Iterator[tuple[np.ndarray, int]]:
     """Decodes samples (C, t) block by block, as some codecs cannot seek and some headers only estimate the length."""
     total, kind = 0, None
     for link in links:
-        with deferred_signals():
+        with deferred_signals():  # soundfile reads through callbacks, which print exceptions and lose them
             opened = soundfile.SoundFile(link)
         with opened:
             rate, promised, channels = opened.samplerate, opened.frames, opened.channels
@@ -180,10 +152,10 @@ def audio_to_samples(audio: Any, sampling_rate: int | None = None) -> tuple[np.n
     """Reads one clip of any form into `float32` samples (C, T) and their rate.
 
     Args:
-        audio: Samples (T,) or (C, T) as an array, tensor or list; a path or an http(s) URL; the content of a file; a
-            dictionary as in `datasets`, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`; or a
-            torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are scaled to [-1, 1]; floats keep their
-            range.
+        audio: Samples (T,) or (C, T) as an array, tensor or list; a path or an http(s) URL; an open file or its
+            content; a dictionary as in `datasets`, with `array` (or `raw`) and `sampling_rate`, or with `bytes` or
+            `path`; or a torchcodec decoder. Integers of 8 (unsigned), 16 and 32 bits are scaled to [-1, 1]; floats
+            keep their range.
         sampling_rate: In hertz, for samples that come without a rate.
 
     Returns:
@@ -213,6 +185,10 @@ def _read(audio: Any, sampling_rate: int | None, collect: Collect[Result]) -> Re
         name = repr(audio) if is_url(audio) else None
     if is_url(audio):
         audio = read_bytes(audio)
+    elif hasattr(audio, "read"):  # an open file
+        name, audio = name or (repr(audio.name) if hasattr(audio, "name") else None), audio.read()
+    if isinstance(audio, bytearray | memoryview):
+        audio = bytes(audio)
     if isinstance(audio, str | os.PathLike | bytes):
         return _read_file(audio, name, collect_at_rate)
     if hasattr(audio, "get_all_samples"):  # a torchcodec decoder, as `datasets` returns it

@@ -3,6 +3,7 @@
 Letters: B batch, C channels, T samples, F frames.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -16,9 +17,12 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .audio_reading import MAX_CHANNELS, checked_rate, read_mono
 from .audio_resampling import import_torchaudio
-from .reading import naming
+from .processor_fields import check_fields
+from .reading import check_memory, naming
 
 REPRESENTATIONS = ("waveform", "mel")
+# Fields of every `SequenceFeatureExtractor`.
+SEQUENCE_FIELDS = ("feature_size", "padding_side", "return_attention_mask")
 VARIANCE_FLOOR = 1e-7  # keeps silence at 0
 
 
@@ -90,11 +94,11 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         padding_value (`float`, defaults to 0.0):
             Value that short clips are padded with, after normalisation.
         **kwargs:
-            `return_attention_mask` (`bool`, defaults to `True`) decides whether `attention_mask` is returned; the rest
-            goes to `SequenceFeatureExtractor`.
+            `return_attention_mask` (`bool`, defaults to `True`) decides whether `attention_mask` is returned;
+            `padding_side` is that of `SequenceFeatureExtractor`.
 
     Raises:
-        ValueError: An argument has a value that it cannot have.
+        ValueError: An argument does not exist, or has a value that it cannot have.
 
     Example:
         >>> extractor = AudioPerceiverFeatureExtractor(representation="mel")
@@ -128,6 +132,8 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if mel_floor <= 0:
             raise ValueError(f"`mel_floor` must be above 0, got {mel_floor}.")
+        fields = [*inspect.signature(AudioPerceiverFeatureExtractor.__init__).parameters, *SEQUENCE_FIELDS]
+        check_fields(type(self), kwargs, fields)
         kwargs["feature_size"] = 1 if representation == "waveform" else num_mel_bins  # overrides a saved one
         super().__init__(sampling_rate=checked_rate(sampling_rate), padding_value=padding_value, **kwargs)
         self.representation = representation
@@ -156,9 +162,9 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         """Prepares one clip or a batch of clips.
 
         Args:
-            audio: A clip or a batch of clips. A clip is samples (T,), a path, the content of a file, a dictionary as
-                in `datasets`, or a torchcodec decoder; in a list or a dictionary, its samples may also be (C, T). A
-                list is a batch, and so is an array (B, T) or (B, C, T).
+            audio: A clip or a batch of clips. A clip is samples (T,), a path, an open file or its content, a
+                dictionary as in `datasets`, or a torchcodec decoder; in a list or a dictionary, its samples may also
+                be (C, T). A list is a batch, and so is an array (B, T) or (B, C, T).
             sampling_rate: In hertz, for samples that come without a rate.
             padding: `"max_length"`, `True` (to the longest clip of the batch) or `False`.
             max_length: In samples at the rate of the result; `num_samples` if `None`.
@@ -179,6 +185,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         max_length = self.num_samples if max_length is None else max_length
         if max_length < 1:
             raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        check_memory(4 * max_length * (padding == "max_length"), f"a clip of {max_length:,} samples")
         if is_batch(audio):
             check_axes(audio)
         features = []
@@ -241,6 +248,7 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         """
         values = waveform
         if self.representation == "mel":
+            self.check_spectrogram(len(waveform))
             spectrogram = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
             num_frames = math.ceil(len(waveform) / self.hop_length)
             values = spectrogram(waveform)[:, :num_frames].clamp(min=self.mel_floor).log().T  # (F, mel bins)
@@ -249,6 +257,23 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         if not values.isfinite().all():
             raise ValueError(f"the samples are too large, up to {waveform.abs().max():.3g}")
         return values.numpy()
+
+    def check_spectrogram(self, num_samples: int) -> None:
+        """Refuses a mel spectrogram that would take more memory than one input may.
+
+        Args:
+            num_samples: Length of the clip.
+
+        Raises:
+            ValueError: It would. The message names the settings.
+        """
+        frequencies = self.n_fft // 2 + 1
+        frames = num_samples // self.hop_length + 1
+        check_memory(
+            frames * (4 * self.n_fft + 12 * frequencies + 4 * self.num_mel_bins) + 4 * frequencies * self.num_mel_bins,
+            f"a spectrogram of {frames:,} frames of {self.n_fft:,} samples",
+            "; a larger hop_length, or a smaller n_fft, num_mel_bins or num_samples, needs less",
+        )
 
 
 __all__ = ["AudioPerceiverFeatureExtractor"]

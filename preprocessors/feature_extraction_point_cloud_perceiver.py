@@ -3,9 +3,8 @@
 Letters: B batch, P points, F features per point in addition to its coordinates.
 """
 
-import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -13,40 +12,39 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType
 
-from .point_cloud_files import COORDINATES, read_point_cloud
-from .reading import naming
+from .point_cloud_files import COORDINATES, array_to_points, name_of, read_point_cloud
+from .processor_fields import check_fields
+from .reading import check_memory, naming
 
 Sampling = Literal["random", "farthest", "none"]
 Extent = Literal["cube", "sphere", "none"]
 
-# Keys that transformers itself writes into a saved feature extractor.
-TRANSFORMERS_KEYS = frozenset({"auto_map", "feature_extractor_type", "processor_class"})
 # For each point of a mesh that it keeps, farthest-point sampling chooses from this many.
 CANDIDATES = 8
+# Distances that farthest-point sampling computes, a second or two of work; the candidates are fewer above it.
+MAX_DISTANCES = 2**28
+
+
+def is_file(cloud: Any) -> bool:
+    """Whether this is a file in one of the forms that are read, as opposed to numbers."""
+    return isinstance(cloud, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or hasattr(cloud, "read")
 
 
 def depth(points: Any) -> int:
     """Returns how deep numbers are nested in lists and arrays: 1 for a point, 2 for a cloud or file, 3 for a batch."""
-    if isinstance(points, str | os.PathLike):
+    if is_file(points):
         return 2
     if isinstance(points, list | tuple):
         return 1 + (depth(points[0]) if points else 0)
     return getattr(points, "ndim", 0)
 
 
-def points_to_float64(points: Any) -> np.ndarray:
-    """Converts a list, array or tensor of numbers to a float64 array of the same shape.
-
-    Raises:
-        TypeError: It does not hold numbers.
-        ValueError: Its rows differ in length.
-    """
+def to_array(points: Any) -> np.ndarray:
+    """Converts a list, array or tensor to an array of the same shape and, where NumPy has it, the same type."""
     if isinstance(points, torch.Tensor):
-        points = points.detach().cpu().double().numpy()
-    array = np.asarray(points)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"expected points that are integers or floats, got dtype {array.dtype}")
-    return array.astype(np.float64)
+        points = points.detach().cpu()
+        points = (points.float() if points.dtype == torch.bfloat16 else points).numpy()
+    return np.asarray(points)
 
 
 def check_cloud(points: np.ndarray, feature_names: Sequence[str]) -> None:
@@ -124,10 +122,13 @@ def farthest_points(coordinates: np.ndarray, num_points: int) -> np.ndarray:
     chosen = np.empty(num_points, dtype=np.int64)
     distances = np.full(len(coordinates), np.inf)
     farthest = np.square(axes - axes.mean(axis=1, keepdims=True)).sum(axis=0).argmax()
+    squares = np.empty_like(axes)  # allocated once: pages of memory cost more than the arithmetic
     for index in range(num_points):
         chosen[index] = farthest
-        np.minimum(distances, np.square(axes - axes[:, farthest, None]).sum(axis=0), out=distances)
-        farthest = distances.argmax()
+        np.square(np.subtract(axes, axes[:, farthest, None], out=squares), out=squares)
+        x, y, z = squares
+        np.add(np.add(x, y, out=x), z, out=x)
+        farthest = np.minimum(distances, x, out=distances).argmax()
     return chosen
 
 
@@ -145,6 +146,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         feature_names (`list[str]`, defaults to `[]`):
             Columns in addition to x, y and z, such as `["nx", "ny", "nz"]`, `["red", "green", "blue"]` or
             `["intensity"]`. They are read from files by name; in arrays they follow the coordinates in this order.
+            Columns of these names of colours, and intensities, come to 0..1, see [`to_fractions`].
         do_center (`bool`, defaults to `True`):
             Whether to move the mean of the points to the origin.
         scale_to (`"cube"`, `"sphere"` or `"none"`, defaults to `"cube"`):
@@ -186,10 +188,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         self.scale_to = scale_to
         self.seed = seed
         self.padding_value = padding_value
-        if unknown := [name for name in kwargs if name not in TRANSFORMERS_KEYS and not name.startswith("_")]:
-            matches = difflib.get_close_matches(unknown[0], self.__dict__, n=1)
-            hint = f" (did you mean `{matches[0]}`?)" if matches else ""
-            raise ValueError(f"{type(self).__name__} has no field `{unknown[0]}`{hint}.")
+        check_fields(type(self), kwargs, self.__dict__)
         if num_points < 2:
             raise ValueError(f"`num_points` must be at least 2, got {num_points}.")
         for name, values in (("sampling", get_args(Sampling)), ("scale_to", get_args(Extent))):
@@ -208,8 +207,9 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         """Prepares one cloud or several.
 
         Args:
-            points: One cloud or a list of clouds, each an array, tensor or nested list (P, 3 + F), or the path or URL
-                of a file, see [`read_point_cloud`]; or an array or tensor (B, P, 3 + F).
+            points: One cloud or a list of clouds, or an array or tensor (B, P, 3 + F). A cloud is an array, tensor or
+                nested list (P, 3 + F), alone or under `points` in a dictionary; or a file as a path, a URL, its
+                content, an open file, or a dictionary with `bytes` or `path`, see [`read_point_cloud`].
             return_tensors: `"pt"` or `"np"`; `None` gives lists of arrays.
             padding: Pad to the `"longest"` cloud of the call or to `"max_length"`.
             max_length: `num_points` if `None`.
@@ -236,7 +236,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         """Reads and checks one cloud.
 
         Args:
-            cloud: An array, tensor or nested list (P, 3 + F), or the path or URL of a file.
+            cloud: Numbers or a file, as in a call of the extractor.
             generator: Draws the points of a mesh; if `None`, one made from `seed`.
 
         Returns:
@@ -246,14 +246,17 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             ValueError: As in a call of the extractor.
             TypeError: As in a call of the extractor.
         """
-        if isinstance(cloud, str | os.PathLike):
-            candidates = self.num_points * (CANDIDATES if self.sampling == "farthest" else 1)
-            drawing = generator or np.random.default_rng(self.seed)
-            points = read_point_cloud(cloud, candidates, drawing, self.feature_names)
-            name = f"{os.fspath(cloud)[:200]!r}"
-        else:
-            points, name = points_to_float64(cloud), None
-        with naming(name):
+        if isinstance(cloud, Mapping) and "points" in cloud:
+            cloud = cloud["points"]
+        if not is_file(cloud):
+            points = array_to_points(to_array(cloud), self.feature_names)
+            check_cloud(points, self.feature_names)
+            return points
+        candidates = self.num_points * (CANDIDATES if self.sampling == "farthest" else 1)
+        check_memory(8 * candidates * (3 + len(self.feature_names)), f"a cloud of {candidates:,} points")
+        drawing = generator or np.random.default_rng(self.seed)
+        points = read_point_cloud(cloud, candidates, drawing, self.feature_names)
+        with naming(name_of(cloud)):
             check_cloud(points, self.feature_names)
         return points
 
@@ -268,15 +271,26 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
     def sample(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Reduces (P, 3 + F) to (`num_points`, 3 + F), unless the cloud is smaller or `sampling` is `"none"`.
 
+        Of a cloud so large that farthest-point sampling would take long, it chooses from a random part.
+
         Raises:
-            ValueError: All points that were drawn are the same.
+            ValueError: All points that were drawn are the same, or even a part of the cloud would take minutes.
         """
         if self.sampling == "none" or len(points) <= self.num_points:
             return points
         if self.sampling == "farthest":
+            candidates = max(2 * self.num_points, MAX_DISTANCES // self.num_points)
+            if candidates * self.num_points > 8 * MAX_DISTANCES and len(points) >= candidates:
+                raise ValueError(
+                    f"choosing num_points={self.num_points:,} of {len(points):,} points by their distance would take "
+                    "minutes; set sampling='random', or fewer points"
+                )
+            if len(points) > candidates:
+                points = points[random_points(points, candidates, self.seed)]
             points = points[np.argsort(point_keys(points, 0))]  # of equally far points, always the same
-            return points[farthest_points(points[:, :3], self.num_points)]
-        chosen = points[random_points(points, self.num_points, int(generator.integers(2**63)))]
+            chosen = points[farthest_points(points[:, :3], self.num_points)]
+        else:
+            chosen = points[random_points(points, self.num_points, int(generator.integers(2**63)))]
         if (chosen[:, :3] == chosen[0, :3]).all():
             raise ValueError(
                 f"all {len(chosen):,} points that were drawn from {len(points):,} are the same, "
@@ -329,6 +343,7 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`padding` must be `longest` or `max_length`, got {padding!r}.")
         if longest > length:
             raise ValueError(f"a cloud has {longest} points, more than max_length={length}")
+        check_memory(4 * length * len(clouds) * clouds[0].shape[1], f"a batch of {len(clouds)} x {length:,} points")
         missing = [length - len(cloud) for cloud in clouds]
         data = {
             "point_values": [

@@ -70,9 +70,12 @@ def read_pil_image(source: str | bytes, name: str | None = None) -> PIL.Image.Im
             ) from error
     try:
         image = PIL.Image.open(BytesIO(data))
+        check_memory(image.width * image.height * len(image.getbands()), "it")
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder stumbles over
         reason = "unknown format" if isinstance(error, PIL.UnidentifiedImageError) else error
+        if isinstance(error, PIL.Image.DecompressionBombError):
+            reason = f"{error}; PIL.Image.MAX_IMAGE_PIXELS changes this"
         name = name or f"{source[:200]!r}"
         raise ValueError(f"{name} is not an image, or is truncated: {reason}") from error
     return image
@@ -360,8 +363,8 @@ class ImagePerceiverImageProcessorBase(Backend):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, Mapping):
             return read_mapping(image_url_or_urls)
-        if isinstance(image_url_or_urls, str | os.PathLike | bytes):
-            source = image_url_or_urls
+        source = image_url_or_urls.read() if hasattr(image_url_or_urls, "read") else image_url_or_urls
+        if isinstance(source, str | os.PathLike | bytes):
             return read_pil_image(source if isinstance(source, bytes) else os.fspath(source))
         if is_valid_image(image_url_or_urls):
             return image_url_or_urls

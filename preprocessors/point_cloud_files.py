@@ -8,7 +8,9 @@ Letters: P points, F features per point in addition to its coordinates.
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,8 +37,11 @@ SYNONYMS = {
     "diffuse_blue": "blue",
     "scalar_intensity": "intensity",
 }
-# Files that store these as unsigned integers mean a fraction of the type's range.
+# Columns that are brought to 0..1.
 FRACTIONS = frozenset({"red", "green", "blue", "alpha", "intensity"})
+
+
+LONGEST_LINE = 100_000  # of names or numbers of one point, in characters
 
 
 def import_reader(package: str) -> Any:
@@ -68,6 +73,8 @@ def sample_surface(mesh: Any, num_points: int, generator: np.random.Generator) -
 
 def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
     """Draws points from the surface of a mesh; reads the vertices if it has no faces, like a scan saved as OBJ."""
+    if suffix == ".obj":  # trimesh makes a geometry of each use of a material, which takes long for thousands
+        data = re.sub(rb"(?m)^[ \t]*(?:usemtl|mtllib|[gos])\b[^\n]*", b"", data)
     scene = import_reader("trimesh").load_scene(io.BytesIO(data), file_type=suffix.removeprefix("."), process=False)
     mesh = scene.to_mesh()
     if not len(mesh.faces):
@@ -112,16 +119,24 @@ def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
     The first line may name the columns. Text after a `#` is ignored.
     """
-    lines = data.decode("utf-8-sig").splitlines()
-    lines = [line for line in lines if line.split("#")[0].strip()]
-    if not lines:
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig")
+    lines = (line for line in text if line.split("#", 1)[0].strip())
+    first = next(lines, None)
+    if first is None:
         return np.empty((0, 3))
-    first = lines[0].removeprefix("//")  # CloudCompare starts the line of names with it
+    if len(first) > LONGEST_LINE:
+        raise ValueError(f"its first line has {len(first):,} characters, more than {LONGEST_LINE:,}")
+    first = first.removeprefix("//")  # CloudCompare starts the line of names with it
     delimiter = next((sign for sign in ",;" if sign in first), None)
     names = [word.strip().strip('"').lower() for word in first.split(delimiter)]
     if all(map(is_number, names)):
-        return np.loadtxt(lines, delimiter=delimiter, ndmin=2)
-    rows = np.loadtxt(lines[1:], delimiter=delimiter, ndmin=2) if lines[1:] else np.empty((0, len(names)))
+        # NumPy leaves out empty lines and comments itself, unless blanks do not separate.
+        rest = text if delimiter is None else lines
+        return np.loadtxt(chain([first], rest), delimiter=delimiter, ndmin=2)
+    second = next(lines, None)
+    if second is None:
+        return named(np.empty((0, len(names))), names)
+    rows = np.loadtxt(chain([second], lines), delimiter=delimiter, ndmin=2)
     if rows.shape[1] != len(names):
         raise ValueError(f"its first line names {len(names)} columns and the second has {rows.shape[1]} numbers")
     return named(rows, names)
@@ -173,74 +188,151 @@ def select(columns: Columns, feature_names: Sequence[str], suffix: str) -> np.nd
     Raises:
         ValueError: One of them is missing.
     """
-    is_text = READERS[suffix] is read_text
     if isinstance(columns, np.ndarray):
         # Text files often carry more columns than the coordinates; arrays are expected to hold only what is wanted.
+        is_text = READERS[suffix] is read_text
         if is_text and columns.ndim == 2 and columns.shape[1] > 3 and not feature_names:
             return columns[:, :3]
-        if not is_text or columns.ndim != 2 or columns.shape[1] != 3 + len(feature_names):
-            return columns
-        columns = named(columns, (*COORDINATES, *feature_names))
-    columns = {SYNONYMS.get(name.lower(), name.lower()): column for name, column in columns.items()}
-    wanted = [*COORDINATES, *(SYNONYMS.get(name.lower(), name.lower()) for name in feature_names)]
+        return array_to_points(columns, feature_names)
+    columns = {known_name(name): column for name, column in columns.items()}
+    wanted = [*COORDINATES, *map(known_name, feature_names)]
     if missing := [name for name in wanted if name not in columns]:
         raise ValueError(f"it has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
-    values = {name: as_float(name, columns[name]) for name in wanted}
-    values |= fractions(values)
-    return np.stack([values[name] for name in wanted], axis=1)
+    fractions = to_fractions({name: columns[name] for name in wanted if name in FRACTIONS})
+    return np.stack([np.asarray(fractions.get(name, columns[name]), np.float64) for name in wanted], axis=1)
 
 
-def as_float(name: str, column: np.ndarray) -> np.ndarray:
-    """Converts a column to float64; unsigned colours and intensities become fractions of their type's range."""
-    is_fraction = name in FRACTIONS and column.dtype.kind == "u"
-    return column / np.iinfo(column.dtype).max if is_fraction else column.astype(np.float64)
+def known_name(name: str) -> str:
+    """The usual name of a column."""
+    return SYNONYMS.get(name.lower(), name.lower())
 
 
-def fractions(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns colours and intensities in 0..1 also where the file does not give them a type of unsigned integers.
+def array_to_points(array: np.ndarray, feature_names: Sequence[str]) -> np.ndarray:
+    """Converts numbers (P, 3 + F) to float64, with colours and intensities in 0..1; other shapes are kept.
 
-    Whole numbers up to 255 are colours of 8 bits, and up to 65,535 of 16 bits; all colours of a file have one scale.
+    Raises:
+        TypeError: They are not numbers.
+        ValueError: The scale of colours or intensities cannot be told.
+    """
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"expected points that are integers or floats, got dtype {array.dtype}")
+    points = array.astype(np.float64)
+    places = {known_name(name): index for index, name in enumerate(feature_names, start=3)}
+    if array.ndim == 2 and array.shape[1] == 3 + len(feature_names):
+        columns = {name: array[:, index] for name, index in places.items() if name in FRACTIONS}
+        for name, column in to_fractions(columns).items():
+            points[:, places[name]] = column
+    return points
+
+
+def to_fractions(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Brings colours and intensities to 0..1, by what their types and values say.
+
+    Unsigned integers are fractions of their type's range. Other colours are in 0..1 already if they are floats; whole
+    numbers up to 255 are colours of 8 bits, and up to 65,535 of 16 bits. All colours of a cloud have one scale.
 
     Raises:
         ValueError: Their scale cannot be told.
     """
-    if not len(values["x"]):
-        return {}
-    colours = {name: column for name, column in values.items() if name in FRACTIONS and name != "intensity"}
-    found = np.concatenate(list(colours.values())) if colours else np.zeros(1)
-    if (name := "intensity") in values:
-        least, most = np.nanmin(values[name]), np.nanmax(values[name])
-        if not (0 <= least <= most <= 1):
+    scaled = {
+        name: column / np.iinfo(column.dtype).max for name, column in columns.items() if column.dtype.kind == "u"
+    }
+    others = {name: column for name, column in columns.items() if name not in scaled and len(column)}
+    intensity = others.pop("intensity", None)
+    if intensity is not None:
+        least, most = np.nanmin(intensity), np.nanmax(intensity)
+        if not 0 <= least <= most <= 1:
             raise ValueError(
                 f"its intensities, {least:g} to {most:g}, have no known scale; bring them to 0..1, or store them as "
-                "unsigned integers, in PLY, PCD or LAS"
+                "unsigned integers"
             )
+    if not others:
+        return scaled
+    found = np.concatenate(list(others.values()))
     least, most = np.nanmin(found), np.nanmax(found)
-    if 0 <= least <= most <= 1:
-        return {}
+    if found.dtype.kind == "f" and 0 <= least <= most <= 1:
+        return scaled
     if least < 0 or most > 65535 or not (found == np.round(found)).all():
         raise ValueError(f"its colours, {least:g} to {most:g}, have no known scale; bring them to 0..1 or 0..255")
-    return {name: column / (255 if most <= 255 else 65535) for name, column in colours.items()}
+    return scaled | {name: column / (255 if most <= 255 else 65535) for name, column in others.items()}
+
+
+# How a file begins, for content that has no name; other content is taken for text.
+BEGINNINGS = (
+    (rb"ply\s", ".ply"),
+    (rb"LASF", ".las"),
+    (rb"\x93NUMPY", ".npy"),
+    (rb"PK", ".npz"),
+    (rb"glTF", ".glb"),
+    (rb"solid", ".stl"),
+    (rb"(?:\s*#.*\n)*\s*(?:ST|C|N|4|n)*OFF\s", ".off"),
+    (rb"(?:\s*#.*\n)*\s*VERSION\s", ".pcd"),
+    (rb"(?:\s*(?:[#gosu]|mtllib|vn|vt).*\n)*\s*v\s", ".obj"),
+)
+
+
+def suffix_of(data: bytes) -> str:
+    """The format of a file's content, as the suffix that its name would have."""
+    if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
+        return ".stl"
+    return next((suffix for beginning, suffix in BEGINNINGS if re.match(beginning, data[:65536])), ".xyz")
+
+
+def read_source(source: Any) -> tuple[str, str, bytes]:
+    """Reads a path, a URL, a file's content, an open file, or a dictionary with `bytes` or `path`.
+
+    Returns:
+        What errors call it, the suffix that gives its format, and its content.
+
+    Raises:
+        ValueError: There is no such file, or its format is none of those that are read.
+    """
+    name, path = name_of(source), path_of(source)
+    if isinstance(source, Mapping):
+        keys = map(str, source)
+        source = path if source.get("bytes") is None else source["bytes"]
+        if source is None:
+            raise ValueError(f"expected a dictionary with `points`, `bytes` or `path`, got the keys {sorted(keys)}")
+    elif hasattr(source, "read"):
+        source = source.read()
+    if path is not None:
+        suffix = os.path.splitext(urlsplit(path).path if is_url(path) else path)[1].lower()
+        if suffix not in READERS:
+            raise ValueError(f"{name} is not a point cloud: expected a file that ends in {', '.join(READERS)}")
+    data = read_bytes(os.fspath(source)) if isinstance(source, str | os.PathLike) else bytes(source)
+    return name, suffix_of(data) if path is None else suffix, data
+
+
+def path_of(source: Any) -> str | None:
+    """The path or URL of a file in one of the forms that are read, if it has one."""
+    path = source.get("path") if isinstance(source, Mapping) else getattr(source, "name", source)
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
+
+
+def name_of(source: Any) -> str:
+    """What errors call a file in one of the forms that are read."""
+    path = path_of(source)
+    return "the content" if path is None else repr(path[:200])
 
 
 def read_point_cloud(
-    source: str | os.PathLike,
+    source: Any,
     num_points: int,
     generator: np.random.Generator,
     feature_names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Reads a file or an http(s) URL; its suffix gives the format.
+    """Reads a file; the suffix of its name gives the format, or else its content does.
 
     Scans are PLY, PCD, LAS, LAZ, XYZ, TXT, CSV, NPY or NPZ files. Meshes, in PLY, OFF, OBJ, STL and GLB files, are
     sampled. The axes stay those of the file.
 
     Args:
-        source: Path or URL.
+        source: Path or URL; the content of a file, or an open one; or a dictionary with `bytes` or `path`.
         num_points: Number of points to draw from the surface of a mesh.
         generator: Draws them.
         feature_names: Columns in addition to x, y and z, such as `("nx", "ny", "nz")`, `("red", "green", "blue")` or
-            `("intensity",)`; a mesh has normals. Colours and intensities stored as integers become fractions of their
-            type's range, in 0..1. If a file does not name its columns, they are taken in their order.
+            `("intensity",)`; a mesh has normals. Colours and intensities come to 0..1, see [`to_fractions`]. If a file
+            does not name its columns, they are taken in their order.
 
     Returns:
         (P, 3 + F) float64, so that the large coordinates of a survey keep their last digits.
@@ -249,13 +341,9 @@ def read_point_cloud(
         ValueError: The file does not exist, is in none of the formats, is broken, or lacks a column.
         ImportError: The library that reads the format is not installed.
     """
-    name = os.fspath(source)
-    suffix = os.path.splitext(urlsplit(name).path if is_url(name) else name)[1].lower()
-    if suffix not in READERS:
-        raise ValueError(f"{name[:200]!r} is not a point cloud: expected a file that ends in {', '.join(READERS)}")
-    data = read_bytes(name)
+    name, suffix, data = read_source(source)
     if not data.strip():
-        raise ValueError(f"{name[:200]!r} is empty")
+        raise ValueError(f"{name} is empty")
     try:
         if suffix in CHECKS:
             CHECKS[suffix](data)
@@ -267,7 +355,7 @@ def read_point_cloud(
         raise
     except BaseException as error:  # a broken file raises whatever its parser stumbles over; lazrs no Exception
         reason = shorten(str(error), width=200, placeholder=" ...") or type(error).__name__
-        raise ValueError(f"{name[:200]!r} is not a point cloud, or is broken: {reason}") from error
+        raise ValueError(f"{name} is not a point cloud, or is broken: {reason}") from error
 
 
 __all__ = ["POINT_CLOUD_SUFFIXES", "read_point_cloud"]

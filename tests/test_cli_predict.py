@@ -1,9 +1,15 @@
 """`perceivers predict`: what it finds, what it says of broken files, and that it predicts what the model does."""
 
 import argparse
+import errno
 import functools
 import http.server
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -12,11 +18,17 @@ import pytest
 import torch
 from transformers import BertConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from perceivers import ImagePerceiverImageProcessor, ImagePerceiverImageProcessorPil
+import perceivers.cli.predict as predict_module
+from perceivers import (
+    ImagePerceiverForImageClassification,
+    ImagePerceiverImageProcessor,
+    ImagePerceiverImageProcessorPil,
+)
 from perceivers.cli.predict import add_arguments, find_files, run
 from perceivers.training.images import IMAGE_SUFFIXES
 from tests.models import tiny_image_model
 
+ROOT = pathlib.Path(__file__).parents[1]
 NAMES = {index: f"name {index}" for index in range(10)}
 LABELS = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}
 
@@ -112,6 +124,119 @@ def test_broken_files_are_named_and_the_others_predicted(model, tmp_path, capsys
 
     assert predict(model, tmp_path) == 1
     assert capsys.readouterr().out.count("\n") == 2
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("flags", "how", "code"),
+    [
+        (["--json_lines"], signal.SIGINT, 130),
+        (["--json", "--output_dir", "out"], signal.SIGTERM, 143),
+        ([], "closed pipe", 141),
+    ],
+)
+def test_what_is_done_survives(model, tmp_path, flags, how, code):
+    """Broken files and names that are no text among them, interrupted in the middle, to a reader of ASCII."""
+    files = [save_image(tmp_path / "files" / f"{seed:03}.png", seed) for seed in range(150)]
+    for file in files[::9]:
+        file.write_bytes(file.read_bytes()[: files.index(file)])
+    files[1].rename(os.fsdecode(os.fsencode(tmp_path) + b"/files/001 gr\xfcn\n.png"))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "perceivers",
+            "predict",
+            model,
+            "files",
+            "--batch_size",
+            "2",
+            "--device",
+            "cpu",
+            *flags,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # what is read ahead would be lost to communicate()
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored here
+    )
+    begin = b"".join(process.stdout.readline() for _ in range(3))
+    if how == "closed pipe":
+        process.stdout.close()
+        process.wait()
+        errors = process.stderr.read()
+        rest = b""
+    else:
+        process.send_signal(how)
+        rest, errors = process.communicate()
+    lines = (begin + rest).decode("ascii").splitlines()
+    assert process.returncode == code, errors
+    assert b"Traceback" not in errors
+    if how == "closed pipe":
+        assert len({len(line) for line in lines}) == 1
+        return
+    results = json.loads("\n".join(lines)) if "--json" in flags else list(map(json.loads, lines))
+    assert 0 < len(results) < 150
+    assert [result["file"] for result in results] == find_files([tmp_path / "files"], IMAGE_SUFFIXES)[: len(results)]
+    for number, result in enumerate(results):
+        assert ("error" in result) == (number % 9 == 0) and len(result["predictions"]) == (number % 9 != 0)
+    assert f"interrupted after {len(results)} of 150 images" in errors.decode()
+    if "out" in flags:
+        done = [result for result in results if "error" not in result]
+        assert len(list((tmp_path / "out").iterdir())) == len(done)
+        for file in (tmp_path / "out").iterdir():
+            assert json.loads(file.read_text("utf-8"))
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(model, tmp_path, capsys, monkeypatch):
+    def write(self, text, *arguments):
+        self.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write)
+    assert predict(model, save_image(tmp_path / "a.png"), "--output_dir", tmp_path / "out") == 1
+    assert not list((tmp_path / "out").iterdir())
+    captured = capsys.readouterr()
+    assert "a.png" in captured.out and "could not be written: [Errno 28]" in captured.err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_logits_that_are_not_finite_are_no_label(tmp_path, capsys, monkeypatch, value, problem_type):
+    """The softmax of minus infinity is 0 and the sigmoid of infinity 1, which would be labels."""
+    tiny_image_model(problem_type=problem_type).save_pretrained(tmp_path / "model")
+    ImagePerceiverImageProcessor(size=16, crop_size=18).save_pretrained(tmp_path / "model")
+    files = [save_image(tmp_path / f"{seed}.png", seed) for seed in range(3)]
+    forward = ImagePerceiverForImageClassification.forward
+
+    def overflow(self, pixel_values, **kwargs):
+        output = forward(self, pixel_values, **kwargs)
+        output.logits[pixel_values.mean(dim=(1, 2, 3)) == odd, 0] = value
+        return output
+
+    odd = ImagePerceiverImageProcessor(size=16, crop_size=18)(files[1], return_tensors="pt")["pixel_values"].mean()
+    monkeypatch.setattr(ImagePerceiverForImageClassification, "forward", overflow)
+    code, results = predict_json(capsys, tmp_path / "model", *files)
+    assert code == 1
+    assert [result.get("error") for result in results] == [
+        None,
+        "The model's scores are NaN or infinite, so there is no label.",
+        None,
+    ]
+
+
+def test_inputs_that_fill_the_memory_are_not_collected(model, tmp_path, capsys, monkeypatch):
+    files = [save_image(tmp_path / f"{seed}.png", seed) for seed in range(5)]
+    sizes = []
+    predict_batch = predict_module.predict_batch
+    monkeypatch.setattr(
+        predict_module, "predict_batch", lambda *given: sizes.append(len(given[2])) or predict_batch(*given)
+    )
+    monkeypatch.setattr(predict_module, "MOST_WAITING", 2 * 3 * 20 * 26 - 1)
+    assert predict_json(capsys, model, *files)[0] == 0
+    assert sizes == [2, 2, 1]
 
 
 def test_an_image_that_the_processor_refuses_does_not_take_its_batch_along(tmp_path, capsys):

@@ -8,12 +8,17 @@ import struct
 import zipfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chisquare
 
-from perceivers import PointCloudPerceiverFeatureExtractor
+from perceivers import PointCloudClassificationPipeline, PointCloudPerceiverFeatureExtractor
+from perceivers.preprocessors import feature_extraction_point_cloud_perceiver
 from perceivers.preprocessors.point_cloud_files import read_point_cloud
+from perceivers.training.point_clouds import POINT_CLOUDS
+from tests.models import tiny_point_cloud_model
 
 pytestmark = pytest.mark.integration
 
@@ -200,8 +205,125 @@ class TestColours:
         with pytest.raises(ValueError, match=rf"its intensities, 0 to {most:g}, have no known scale"):
             read(path, "intensity")
 
+    @pytest.mark.parametrize(
+        ("kind", "most"),
+        [("u1", 255), ("u2", 65535), ("i4", 255), ("i8", 65535), ("f4", 1), ("f8", 255), ("f8", 65535)],
+    )
+    def test_of_arrays_are_those_of_the_file(self, tmp_path, points, kind, most):
+        """By their type if that has a range, else by their values; the right ones are those that were multiplied."""
+        fractions = np.random.default_rng(0).integers(0, 256, (500, 3)) / 255
+        cloud = np.hstack([(50 + 10 * points).astype(kind), (most * fractions).astype(kind)]).astype(kind)
+        extractor = PointCloudPerceiverFeatureExtractor(feature_names=["R", "green", "diffuse_blue"])
+        np.save(tmp_path / "a.npy", cloud)
+        np.savez_compressed(tmp_path / "a.npz", points=cloud)
+        expected = extractor(cloud)["point_values"][0]
+        np.testing.assert_allclose(expected[:, 3:], fractions, atol=1e-6)
+        for given in (tmp_path / "a.npy", tmp_path / "a.npz", extractor.read(cloud), cloud.astype(">" + kind)):
+            np.testing.assert_array_equal(extractor(given)["point_values"][0], expected)
+
+    def test_whole_numbers_are_no_fractions(self, points):
+        dark = np.hstack([np.arange(1500).reshape(500, 3), np.ones((500, 3), int)])
+        values = PointCloudPerceiverFeatureExtractor(feature_names=COLOURS)(dark)["point_values"][0]
+        assert (values[:, 3:] == np.float32(1 / 255)).all()
+
+    @pytest.mark.parametrize(("name", "value"), [("red", 1.5), ("red", -1.0), ("intensity", 7.0)])
+    def test_of_arrays_of_no_known_scale(self, points, name, value):
+        cloud = np.hstack([points, np.full((500, 1), value)])
+        with pytest.raises(ValueError, match=r"^point cloud 1: its (colours|intensities), .* have no known scale"):
+            PointCloudPerceiverFeatureExtractor(feature_names=[name])([np.hstack([points, points[:, :1] > 0]), cloud])
+
+
+class TestOneWay:
+    """The same content gives the same tensor to the bit, however it comes."""
+
+    @pytest.fixture(
+        params=["ply", "pcd", "las", "laz", "xyz", "csv", "npy", "npz", "off", "obj", "stl", "text.stl", "glb"]
+    )
+    def path(self, request, tmp_path, points):
+        kind, path = request.param, tmp_path / f"a.{request.param}"
+        if kind == "ply":
+            put(path, PLY.format("binary_little_endian", 500).encode() + points.astype("<f4").tobytes())
+        elif kind == "pcd":
+            path.write_bytes((Path(__file__).parent / "point_clouds" / "binary.pcd").read_bytes())
+        elif kind in ("las", "laz"):
+            put(path, las(points, kind == "laz"))
+        elif kind == "xyz":
+            np.savetxt(path, points)
+        elif kind == "csv":
+            np.savetxt(path, points, delimiter=",", header="x,y,z", comments="")
+        elif kind == "npy":
+            np.save(path, points)
+        elif kind == "npz":
+            np.savez(path, points=points)
+        else:
+            solid = pytest.importorskip("trimesh").creation.icosphere()
+            solid.export(path, file_type="stl_ascii" if kind == "text.stl" else kind)
+        return path
+
+    @pytest.mark.parametrize("sampling", ["random", "farthest"])
+    def test_of_every_format(self, path, sampling):
+        extractor = PointCloudPerceiverFeatureExtractor(num_points=64, sampling=sampling)
+        expected = extractor(path, return_tensors="pt")["point_values"]
+        content = path.read_bytes()
+        row = {"bytes": content, "path": path.name}
+        column = datasets.Dataset.from_dict({"cloud": [row]})["cloud"]
+        ways = {
+            "name": str(path),
+            "content": content,
+            "bytearray": bytearray(content),
+            "open file": path.open("rb"),
+            "file in memory": io.BytesIO(content),
+            "dictionary": row,
+            "dictionary of a path": {"bytes": None, "path": str(path)},
+            "dictionary of content": {"bytes": content, "path": None},
+            "row": column[0],
+            "column": list(column),
+            "training": POINT_CLOUDS.example_from_file(str(path)),
+            "predict": POINT_CLOUDS.read(str(path), extractor),
+            "read in a dictionary": {"points": extractor.read(content)},
+        }
+        for name, given in ways.items():
+            assert torch.equal(extractor(given, return_tensors="pt")["point_values"], expected), name
+
+    def test_of_the_pipeline(self, points):
+        classify = PointCloudClassificationPipeline(
+            model=tiny_point_cloud_model(), feature_extractor=PointCloudPerceiverFeatureExtractor(num_points=64)
+        )
+        file = io.BytesIO()
+        np.save(file, points)
+        row = {"bytes": file.getvalue(), "path": "a.npy"}
+        expected = classify(points)
+        assert classify(file.getvalue()) == classify(row) == classify({"points": points}) == expected
+        assert classify([row, file.getvalue()]) == [expected, expected]
+        data = datasets.Dataset.from_dict({"points": [row]})
+        assert POINT_CLOUDS.accepts("points", data.features["points"])
+        assert list(classify(data)) == [expected]
+
+    def test_content_of_no_format(self):
+        with pytest.raises(ValueError, match=r"^the content is not a point cloud, or is broken: "):
+            PointCloudPerceiverFeatureExtractor()(b"no cloud")
+        with pytest.raises(ValueError, match=r"^the content is empty"):
+            PointCloudPerceiverFeatureExtractor()(io.BytesIO())
+
 
 class TestSampling:
+    def test_farthest_points_of_a_huge_cloud(self, monkeypatch):
+        """It chooses from a part that does not depend on the order; before, ten million points took minutes."""
+        points = np.random.default_rng(0).standard_normal((40_000, 3))
+        extractor = PointCloudPerceiverFeatureExtractor(num_points=100, sampling="farthest", scale_to="none")
+        whole = extractor(points)["point_values"][0]
+        monkeypatch.setattr(feature_extraction_point_cloud_perceiver, "MAX_DISTANCES", 200_000)
+        part = extractor(points)["point_values"][0]
+        np.testing.assert_array_equal(extractor(points[::-1])["point_values"][0], part)
+        assert not np.array_equal(part, whole)
+        gaps = [
+            np.sort(np.linalg.norm(values[:, None] - values, axis=-1), axis=1)[:, 1].min() for values in (whole, part)
+        ]
+        assert gaps[1] > 0.7 * gaps[0]
+        extractor.num_points = 2000
+        with pytest.raises(ValueError, match=r"num_points=2,000 of 40,000 points .* set sampling='random'"):
+            extractor(points)
+
     @pytest.mark.parametrize("sampling", ["random", "farthest"])
     @pytest.mark.parametrize("kind", ["scan", "grid", "doubled"])
     def test_does_not_depend_on_the_order(self, points, sampling, kind):

@@ -281,8 +281,9 @@ class TestNormalisation:
         assert np.abs(values).max() == 1 and (values[:, 2] == 0).all()
 
     def test_features_stay_as_they_are(self, points):
-        coloured = np.hstack([points, np.full((50, 3), 7.0)])
-        values = PointCloudPerceiverFeatureExtractor(feature_names=COLOURS)(coloured)["point_values"][0]
+        measured = np.hstack([points, np.full((50, 3), 7.0)])
+        values = PointCloudPerceiverFeatureExtractor(feature_names=["nx", "curvature", "time"])(measured)
+        values = values["point_values"][0]
         assert (values[:, 3:] == 7).all() and np.abs(values[:, :3]).max() == 1
 
     def test_batches_with_masks(self, points):
@@ -376,10 +377,15 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"^point cloud 1: '.*one.xyz': expected at least two points"):
             PointCloudPerceiverFeatureExtractor()([points, tmp_path / "one.xyz"])
 
-    @pytest.mark.parametrize("points", [None, {"x": 1}, [["a", "b", "c"]], np.array([[True, False, True]] * 2)])
+    @pytest.mark.parametrize("points", [None, [["a", "b", "c"]], np.array([[True, False, True]] * 2)])
     def test_no_numbers(self, points):
         with pytest.raises(TypeError, match="expected points that are integers or floats, got dtype"):
             PointCloudPerceiverFeatureExtractor()(points)
+
+    @pytest.mark.parametrize("given", [{"x": 1}, {"bytes": None, "path": None}, {}])
+    def test_dictionaries_without_a_cloud(self, given):
+        with pytest.raises(ValueError, match=r"expected a dictionary with `points`, `bytes` or `path`, got the keys"):
+            PointCloudPerceiverFeatureExtractor()(given)
 
     def test_features(self, points):
         with pytest.raises(ValueError, match=r"shape \(number, 4\), with columns x, y, z, intensity, got \(50, 3\)"):

@@ -220,8 +220,8 @@ class PointCloudModality(Modality):
         return config.model_type == PointCloudPerceiverConfig.model_type
 
     def accepts(self, column: str, feature: Any) -> bool:
-        """Whether it is a column of arrays, or lists of lists, of numbers."""
-        if isinstance(feature, Array2D):
+        """Whether it is a column of arrays, or lists of lists, of numbers, or of files with their names."""
+        if isinstance(feature, Array2D) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()):
             return True
         number = getattr(getattr(feature, "feature", None), "feature", None)
         return isinstance(number, Value) and number.dtype.startswith(("float", "double", "int", "uint"))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import PIL.Image
@@ -24,6 +25,7 @@ from perceivers.cli.checks import check_weights, check_whole, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
 from perceivers.pipelines.scores import check_logits
+from perceivers.preprocessors.deferred_signals import deferred_signals
 from perceivers.preprocessors.reading import is_url
 from perceivers.tasks import Task
 from perceivers.training.folders import (
@@ -310,9 +312,14 @@ class NameGiver:
 
 
 def write_prediction(task: Task, result: Result, folder: Path, name: str) -> list[str]:
-    """Writes a prediction to a file, and returns the errors, none or one: the other inputs can still be predicted."""
+    """Writes a prediction to a file, whole or not at all, and returns the errors, none or one.
+
+    The other inputs can still be predicted.
+    """
     try:
-        task.objective.write_prediction(result.output, folder, name)
+        with TemporaryDirectory(prefix=".", dir=folder) as part:
+            path = task.objective.write_prediction(result.output, Path(part), name)
+            path.replace(folder / path.name)
     except OSError as error:
         return [f"The prediction could not be written: {one_line(error)}"]
     return []
@@ -398,9 +405,11 @@ class JsonPrinter(Printer):
             print(text, flush=True)
             return
         text = "\n".join(f"  {line}" for line in text.splitlines())
-        # The comma comes with the next item, so that the array can be closed after any.
-        print(f",\n{text}" if self._is_open else f"[\n{text}", end="", flush=True)
-        self._is_open = True
+        with deferred_signals():  # the end of the array must know whether it has begun
+            # The comma comes with the next item, so that the array can be closed after any.
+            print(f",\n{text}" if self._is_open else f"[\n{text}", end="")
+            self._is_open = True
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Closes the array."""
