@@ -223,7 +223,7 @@ def report(error: BaseException) -> int:
         return PIPE_CLOSED
     if isinstance(error, KeyboardInterrupt):
         is_terminated = isinstance(error, Terminated)
-        print(f"perceivers: {error}" if str(error) else "perceivers: interrupted", file=sys.stderr)
+        print(f"perceivers: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
         return TERMINATED if is_terminated else INTERRUPTED
     print(f"perceivers: error: {describe_error(error)}", file=sys.stderr)
     return getattr(error, "exit_code", 1)

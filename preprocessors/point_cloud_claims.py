@@ -24,6 +24,8 @@ SMALL = 2**20
 LASZIP_RECORD = 22204
 # Of the LAZ formats whose points are compressed in layers, one per attribute: bytes of a point, and layers.
 LAYERS = {6: (30, 9), 7: (36, 10), 8: (38, 11), 9: (59, 10), 10: (67, 12)}
+# plyfile takes a second for ten thousand elements, and longer for each of more.
+MAX_PLY_HEADER = 2**18
 LAS_HEADER = 227
 
 
@@ -126,6 +128,8 @@ def check_ply(data: bytes) -> None:
     header, end, body = data.partition(b"end_header")
     if not end or data[:3] != b"ply":
         return  # plyfile's own error says so
+    if len(header) > MAX_PLY_HEADER:
+        raise ValueError(f"its header has {len(header):,} bytes, more than {MAX_PLY_HEADER:,}")
     is_text, needed, each, count = b"ascii" in header, 0, 0, 0
     for line in [*header.splitlines(), b"element end 0"]:
         words = line.split()

@@ -73,6 +73,8 @@ def sample_surface(mesh: Any, num_points: int, generator: np.random.Generator) -
 
 def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
     """Draws points from the surface of a mesh; reads the vertices if it has no faces, like a scan saved as OBJ."""
+    if suffix == ".obj":  # trimesh makes a geometry of each use of a material, which takes long for thousands
+        data = re.sub(rb"(?m)^[ \t]*(?:usemtl|mtllib|[gos])\b[^\n]*", b"", data)
     scene = import_reader("trimesh").load_scene(io.BytesIO(data), file_type=suffix.removeprefix("."), process=False)
     mesh = scene.to_mesh()
     if not len(mesh.faces):
@@ -128,7 +130,9 @@ def read_text(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
     delimiter = next((sign for sign in ",;" if sign in first), None)
     names = [word.strip().strip('"').lower() for word in first.split(delimiter)]
     if all(map(is_number, names)):
-        return np.loadtxt(chain([first], lines), delimiter=delimiter, ndmin=2)
+        # NumPy leaves out empty lines and comments itself, unless blanks do not separate.
+        rest = text if delimiter is None else lines
+        return np.loadtxt(chain([first], rest), delimiter=delimiter, ndmin=2)
     second = next(lines, None)
     if second is None:
         return named(np.empty((0, len(names))), names)

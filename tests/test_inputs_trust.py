@@ -151,6 +151,13 @@ class TestTerminals:
         assert out == "\\u001b]0;title\\u0007a\tb\\u202e \\u009b31m\n"
         assert err == "\x1b[1mbold\x1b[0m \x1b[A\\u001b[2J\\u001b]8;;http://x\\u0007\r\n"
 
+    def test_an_interruption_is_escaped(self, capsys):
+        assert perceivers_cli.report(KeyboardInterrupt("to go on: perceivers train '\x1b[2J'")) == 130
+        assert perceivers_cli.report(perceivers_cli.Terminated()) == 143
+        assert capsys.readouterr().err == (
+            "perceivers: to go on: perceivers train '\\x1b[2J'\nperceivers: interrupted\n"
+        )
+
     def test_the_streams_are_given_back(self):
         before = sys.stdout, sys.stderr
         with contextlib.redirect_stdout(io.StringIO()):
