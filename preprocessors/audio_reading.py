@@ -93,7 +93,12 @@ def _collected(decoded: Iterator[tuple[np.ndarray, int]], name: str, collect: Co
         raise ValueError(f"{name}: the audio is empty")
     with naming(name):
         rate = checked_rate(first[1])
-    return collect((samples for samples, _ in chain([first], decoded)), rate)
+    try:
+        return collect((samples for samples, _ in chain([first], decoded)), rate)
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _decode(soundfile: Any, links: Iterable[Part], name: str) -> Iterator[tuple[np.ndarray, int]]:

@@ -21,6 +21,9 @@ MAX_POINTS_PER_BYTE = 1000
 # LZF repeats at most 264 bytes in 3.
 MAX_LZF_RATIO = 88
 SMALL = 2**20
+# Deflate repeats a byte a thousand times in one; points do not repeat.
+MAX_NPZ_RATIO = 100
+SMALL_ARCHIVE = 2**26
 # plyfile takes a second for ten thousand elements, and longer for each of more.
 MAX_PLY_HEADER = 2**18
 LAS_HEADER = 227
@@ -159,7 +162,9 @@ def check_npy(data: bytes, left: int | None = None) -> None:
 def check_npz(data: bytes) -> None:
     """Checks the size of the arrays of an NPZ file before they are decompressed."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
+        size = sum(entry.file_size for entry in archive.infolist())
+        check_memory(size, "it")
+        promise(size, max(MAX_NPZ_RATIO * len(data), SMALL_ARCHIVE), "bytes of arrays")
         for entry in archive.infolist():
             if entry.filename.endswith(".npy"):
                 with archive.open(entry) as member:
