@@ -292,9 +292,10 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
         else:
             chosen = points[random_points(points, self.num_points, int(generator.integers(2**63)))]
         if (chosen[:, :3] == chosen[0, :3]).all():
+            hint = ", or set sampling='farthest'" if self.sampling == "random" else ""
             raise ValueError(
                 f"all {len(chosen):,} points that were drawn from {len(points):,} are the same, "
-                f"{chosen[0, :3].tolist()}, which has no shape; remove such points, or set sampling='farthest'"
+                f"{chosen[0, :3].tolist()}, which has no shape; remove such points{hint}"
             )
         return chosen
 

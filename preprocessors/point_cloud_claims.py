@@ -24,6 +24,9 @@ SMALL = 2**20
 LASZIP_RECORD = 22204
 # Of the LAZ formats whose points are compressed in layers, one per attribute: bytes of a point, and layers.
 LAYERS = {6: (30, 9), 7: (36, 10), 8: (38, 11), 9: (59, 10), 10: (67, 12)}
+# Deflate repeats a byte a thousand times in one; points do not repeat.
+MAX_NPZ_RATIO = 100
+SMALL_ARCHIVE = 2**26
 # plyfile takes a second for ten thousand elements, and longer for each of more.
 MAX_PLY_HEADER = 2**18
 LAS_HEADER = 227
@@ -192,7 +195,9 @@ def check_npy(data: bytes, left: int | None = None) -> None:
 def check_npz(data: bytes) -> None:
     """Checks the size of the arrays of an NPZ file before they are decompressed."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
+        size = sum(entry.file_size for entry in archive.infolist())
+        check_memory(size, "it")
+        promise(size, max(MAX_NPZ_RATIO * len(data), SMALL_ARCHIVE), "bytes of arrays")
         for entry in archive.infolist():
             if entry.filename.endswith(".npy"):
                 with archive.open(entry) as member:

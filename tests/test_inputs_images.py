@@ -57,6 +57,7 @@ def test_every_way_to_a_processor_gives_the_same(processor_class, tmp_path, mode
         "path": str(path),
         "Path": path,
         "content": path.read_bytes(),
+        "open file": path.open("rb"),
         "dictionary": {"bytes": path.read_bytes(), "path": None},
         "dictionary of a path": {"bytes": None, "path": str(path)},
         "row": row[0]["image"],

@@ -116,6 +116,44 @@ class TestCounts:
         with pytest.raises(ValueError, match=r"it is too large: it needs 2,400,128 bytes or more"):
             read(tmp_path / "a.npz")
 
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.xyz", "1 " * 60_000, "its first line has 120,000 characters, more than 100,000"),
+            (
+                "a.ply",
+                "ply\nformat ascii 1.0\n" + "element e 0\nproperty float x\n" * 10_000 + "end_header\n",
+                r"its header has 290,\d+ bytes, more than 262,144",
+            ),
+            (
+                "a.pcd",
+                "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 300000000\nWIDTH 1\nHEIGHT 1\nPOINTS 1\n"
+                "DATA ascii\n1 2 3\n",
+                "it promises 300,000,002 numbers and has room for 6",
+            ),
+        ],
+    )
+    def test_files_that_would_take_minutes(self, tmp_path, name, content, message):
+        with pytest.raises(ValueError, match=message):
+            read(put(tmp_path / name, content))
+
+    def test_archives_that_unpack_a_thousandfold(self, tmp_path):
+        np.savez_compressed(tmp_path / "a.npz", points=np.zeros((3_000_000, 3)))
+        with pytest.raises(ValueError, match="it promises 72,000,128 bytes of arrays and has room for 67,108,864"):
+            read(tmp_path / "a.npz")
+
+    def test_thousands_of_materials_are_one_mesh(self, tmp_path):
+        solid = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n"
+        faces = "".join(f"o part{i}\nusemtl paint{i}\nf {1 + i % 2} 3 4\n" for i in range(20_000))
+        assert read(put(tmp_path / "a.obj", solid + faces), "nx").shape == (1000, 4)
+
+    def test_more_points_than_anybody_can_hold(self, tmp_path, points):
+        extractor = PointCloudPerceiverFeatureExtractor(num_points=10**10)
+        with pytest.raises(ValueError, match=r"a cloud of 10,000,000,000 points is too large"):
+            extractor(put(tmp_path / "a.off", f"OFF\n4 4 6\n{TETRAHEDRON}{FACES}"))
+        with pytest.raises(ValueError, match=r"a batch of 1 x 10,000,000,000 points is too large"):
+            extractor(points, padding="max_length")
+
 
 class TestLaserScans:
     @pytest.mark.parametrize("version", ["1.2", "1.4"])

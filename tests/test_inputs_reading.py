@@ -119,7 +119,11 @@ class TestOneMeaning:
         for representation in ("waveform", "mel"):
             extract = tiny_extractor(representation)
             expected = extract({"array": stereo.T, "sampling_rate": 22050}, return_tensors="pt")
-            for given in (path, str(path), path.read_bytes(), {"bytes": path.read_bytes(), "path": None}):
+            content = path.read_bytes()
+            for given in (
+                *(path, str(path), content, bytearray(content), path.open("rb"), io.BytesIO(content)),
+                *({"bytes": content, "path": None}, {"bytes": content, "path": "b.wav"}, {"path": str(path)}),
+            ):
                 actual = extract(given, return_tensors="pt")
                 assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
@@ -141,10 +145,30 @@ class TestOneMeaning:
 
 
 class TestBounds:
+    @pytest.mark.parametrize(
+        "fields",
+        [{"hop_length": 1, "num_samples": 48000 * 60}, {"n_fft": 2**26}, {"num_mel_bins": 10**7}],
+    )
+    def test_spectrograms_that_nobody_can_hold(self, fields):
+        extract = AudioPerceiverFeatureExtractor(representation="mel", **fields)
+        with pytest.raises(ValueError, match=r"clip 0: a spectrogram of .* is too large: .*; a larger hop_length, or"):
+            extract(np.zeros(48000 * 60), 48000)
+
+    def test_clips_that_nobody_can_hold(self):
+        with pytest.raises(ValueError, match=r"a clip of 1,000,000,000,000 samples is too large"):
+            AudioPerceiverFeatureExtractor(num_samples=10**12)(np.zeros(100), 48000)
+
+    def test_wav_of_millions_of_chunks(self):
+        content = b"RIFF" + struct.pack("<I", 2**31) + b"WAVE" + b"abcd" + bytes(4)
+        with pytest.raises(ValueError, match="it has more than 10,000 chunks"):
+            read_audio(content + content[12:] * 1_000_000)
+
     @pytest.mark.parametrize("rate", [1, 2, 7])
     def test_rates_that_make_hours_of_kilobytes(self, tmp_path, rate):
         (tmp_path / "slow.wav").write_bytes(encoded(rate=rate))
-        with pytest.raises(ValueError, match=f"cannot resample from {rate} to 8000 Hz, which is more than 1000 times"):
+        with pytest.raises(
+            ValueError, match=f"slow.wav': cannot resample from {rate} to 8000 Hz, which is more than 1000 times"
+        ):
             tiny_extractor("waveform")(tmp_path / "slow.wav")
 
     def test_a_long_recording_is_cut_before_it_is_resampled(self, monkeypatch):
@@ -246,6 +270,17 @@ class TestLongRecordings:
             classify.model.classifier.weight.fill_(value)
         with pytest.raises(ValueError, match="The model's scores are NaN or infinite, so there is no label"):
             classify({"array": SAMPLES[:2000], "sampling_rate": 8000})
+
+
+@pytest.mark.parametrize(("name", "meant"), [("num_sample", "num_samples"), ("hop_len", "hop_length")])
+def test_fields_that_do_not_exist(name, meant):
+    with pytest.raises(ValueError, match=rf"has no field `{name}` \(did you mean `{meant}`\?\)"):
+        AudioPerceiverFeatureExtractor(**{name: 3})
+
+
+def test_arguments_that_do_not_exist():
+    with pytest.raises(TypeError, match=r"LongAudioClassificationPipeline has no argument num_clip$"):
+        long_audio_pipeline()({"array": SAMPLES, "sampling_rate": 8000}, num_clip=3)
 
 
 def test_broken_files_print_nothing(capfd):
