@@ -16,6 +16,8 @@ from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from perceivers.modeling.safetensors_only import share_weights
+
 from .arguments import PerceiverTrainingArguments
 from .checkpoints import STATE, UNFINISHED, written_beside
 from .examples import LEFT_OUT, ExampleCollator, ExampleDataset
@@ -136,6 +138,7 @@ class PerceiverTrainer(Trainer):
         is_alone = self.args.should_save and not self._is_saving  # else it is within a checkpoint, or writes nothing
         with written_beside(folder) if is_alone else nullcontext(folder) as target:
             super()._save(str(target), state_dict)
+            share_weights(target)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
