@@ -45,7 +45,8 @@ def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
     for block in chain((first, second), blocks):
         end = count + block.shape[1]
         if end > len(samples):  # grows where it is, without a second copy
-            samples.resize((max(end, len(samples) + GROWTH // channels), channels), refcheck=False)
+            more = min(GROWTH // channels, len(samples) // 4)
+            samples.resize((max(end, len(samples) + more), channels), refcheck=False)
         samples[count:end] = block.T
         count = end
     samples.resize((count, channels), refcheck=False)
@@ -109,7 +110,8 @@ def resample(blocks: Iterable[np.ndarray], rate: int, target: int) -> Iterator[n
     count = start = first = 0  # samples that have come; where the next piece, and what is held, begin
     end = np.empty((1, 0), np.float32)
     for block in chain(blocks, [end]):
-        held.append(block)
+        if block is not end:
+            held.append(block)
         count += block.shape[1]
         check_memory(4 * math.ceil(count / rate * target), f"audio of {count:,} samples or more at {rate} Hz")
         if block is end and count <= LONG:
