@@ -39,6 +39,7 @@ class Task:
         auto_models: The Auto classes that load a model for it; the first makes new models.
         recipes: The recipe for each built-in data set. The first data set is the default one.
         pipeline: Our pipeline, for our processor; `None` if transformers' own does.
+        weights: Published weights to propose where there are few examples; `None` if there are none.
         pipeline_travels: Whether a saved model needs the pipeline's code, as transformers has none for the task.
     """
 
@@ -48,6 +49,7 @@ class Task:
     auto_models: tuple[Any, ...]
     recipes: Mapping[str, str] = field(default_factory=dict)
     pipeline: type[Pipeline] | None = None
+    weights: str | None = None
     pipeline_travels: bool = False
 
     def auto_model(self, config: PreTrainedConfig) -> Any:
@@ -82,6 +84,7 @@ TASKS = (
         CLASSIFICATION,
         (AutoModelForImageClassification,),
         recipes={DIGITS: "digits"},
+        weights="deepmind/vision-perceiver-fourier",
     ),
     Task(
         "audio-classification",

@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 import perceivers
 from perceivers.cli.checks import (
@@ -32,6 +32,7 @@ from perceivers.cli.checks import (
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
+from perceivers.training.adaptation import AdaptationArguments, load_config, propose_weights
 from perceivers.training.arguments import (
     DataArguments,
     ModelArguments,
@@ -59,7 +60,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     """Reads the recipe and the flags.
 
     Returns:
-        `task`; the dataclasses `model`, `data`, `augmentation` and `training`; and `recipe`, which repeats the run.
+        `task`; the dataclasses `model`, `data`, `augmentation`, `adaptation` and `training`; and `recipe`, which
+        repeats the run.
 
     Raises:
         UsageError: For an unknown recipe or flag, or a wrong value.
@@ -73,6 +75,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         ModelArguments,
         task.modality.data_arguments,
         task.modality.augmentation_arguments,
+        AdaptationArguments,
         PerceiverTrainingArguments,
         prog=prog,
         usage=f"{prog} [RECIPE] [--FLAG VALUE ...]\n       {prog} --list",
@@ -92,12 +95,19 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     recorded = {"task": task.name, **parser.recorded(namespace)}
     # Convert and check values
     try:
-        model, data, augmentation, training = parser.to_dataclasses(namespace)
+        model, data, augmentation, adaptation, training = parser.to_dataclasses(namespace)
+        adaptation.check(model.model_name_or_path)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     check_training_flags(training)
     return argparse.Namespace(
-        task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
+        task=task,
+        model=model,
+        data=data,
+        augmentation=augmentation,
+        adaptation=adaptation,
+        training=training,
+        recipe=recorded,
     )
 
 
@@ -120,7 +130,7 @@ def make_config_and_processor(task: Task, arguments: ModelArguments) -> tuple[Pr
             "revision": arguments.model_revision,
             "trust_remote_code": arguments.trust_remote_code,
         }
-        config = AutoConfig.from_pretrained(arguments.model_name_or_path, **origin, **config_fields)
+        config = load_config(config_class, arguments.model_name_or_path, **origin, **config_fields)
         if not task.supports(config):
             raise UserError(
                 f"{arguments.model_name_or_path} is of type {config.model_type}, which has no model for {task.name}; "
@@ -425,6 +435,9 @@ def run(arguments: argparse.Namespace) -> int:
         {"seed": training.seed, "classes": list((model.config.id2label or {}).values()), "versions": VERSIONS},
         earlier=HeldOut.read_beside(checkpoint or arguments.model.model_name_or_path),
     )
+    if not arguments.model.model_name_or_path:
+        propose_weights(task.weights, len(examples.train), model.config, task.modality, arguments.data)
+    model = arguments.adaptation.adapt(model, checkpoint)
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
@@ -442,6 +455,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE, HELD_OUT}:
             shutil.rmtree(folder)
         raise
+    model = arguments.adaptation.merge(trainer)
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     results = finish(trainer, arguments, model, examples)
