@@ -146,6 +146,19 @@ def interruptions() -> list[str]:
     return lines
 
 
+def fine_tuning() -> list[str]:
+    """A training step with all weights, with LoRA and with a frozen body."""
+    result = read("fine_tuning")
+    batch = f"step at batch {result['memory_batch']}"
+    lines = [row("", "trained", "optimiser", batch, "core seconds per image"), "|---|---|---|---|---|"]
+    for subject, seconds in result["core_seconds"].items():
+        trained = result["trained"][subject]
+        # AdamW keeps two numbers of four bytes for each parameter.
+        memory = mebibytes(8 * trained), mebibytes(result["bytes"][subject])
+        lines.append(row(subject, f"{trained:,}", *memory, f"{seconds['median']:.1f}"))
+    return lines
+
+
 def machine_line(name: str) -> str:
     machine = read(name)["machine"]
     return (
@@ -171,6 +184,13 @@ def markdown() -> str:
         f"only the cross-attention can be faster. Medians; {machine_line('whole_model')}.",
         command("whole_model"),
         "\n".join(whole_model()),
+        "## Fine-tuning",
+        "A training step of DeepMind's Fourier model at 224 x 224 pixels with ten classes, in float32, with random "
+        "weights: all of them, LoRA adapters (rank 8) and the head, or the head on a frozen body. Memory is that of "
+        "the optimiser, and the peak of a step beyond it and the weights. Times are those that one core is busy, at "
+        f"batch 1; medians of {read('fine_tuning')['core_seconds']['full']['rounds']}; {machine_line('fine_tuning')}.",
+        command("fine_tuning"),
+        "\n".join(fine_tuning()),
         "## Digits",
         "The held-out fifth of 1,797 images. A seed decides the split and the initial weights.",
         command("digits"),

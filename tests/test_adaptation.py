@@ -302,7 +302,8 @@ class TestProposal:
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "are few" in line]
         start = "--model_name_or_path deepmind/vision-perceiver-fourier --config attention_dropout=0.0 --freeze_body"
         assert line.startswith("perceivers: 4 images per class to train on are few for a model from scratch.")
-        assert line.endswith(f"perceivers train --train_dir {tmp_path / 'images'} {start}")
+        how = "--learning_rate 1e-3 --num_train_epochs 5"
+        assert line.endswith(f"perceivers train --train_dir {tmp_path / 'images'} {start} {how}")
 
     @pytest.mark.integration
     def test_nothing_is_said_of_a_start_from_weights(self, tmp_path, capsys):

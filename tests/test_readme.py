@@ -16,12 +16,19 @@ from perceivers import PointCloudPerceiverFeatureExtractor
 from perceivers.cli.main import main
 from tests.hub_server import TOKEN, running_hub
 from tests.models import tiny_audio_model, tiny_extractor, tiny_point_cloud_model
+from tests.runs import save_images
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages with Python, and the number of its blocks.
-WITH_PYTHON = {"README.md": 1, "docs/usage.md": 5, "docs/audio.md": 1, "docs/point_clouds.md": 1}
+WITH_PYTHON = {
+    "README.md": 1,
+    "docs/usage.md": 5,
+    "docs/training.md": 1,
+    "docs/audio.md": 1,
+    "docs/point_clouds.md": 1,
+}
 
 # Runs pages one after another, each in a namespace with the data set that docs/usage.md speaks of.
 RUNNER = """
@@ -50,6 +57,8 @@ def test_the_python_of_the_pages_runs(tmp_path):
     assert main(["train", "digits", "--output_dir", str(tmp_path / "perceiver-digits"), *quick]) == 0
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "picture.png")
+    for label in ("cat", "dog"):
+        save_images(tmp_path / "photos" / label, number=3)
     trimesh = pytest.importorskip("trimesh")
     tiny_point_cloud_model().save_pretrained(tmp_path / "perceiver-shapes")
     PointCloudPerceiverFeatureExtractor(num_points=64).save_pretrained(tmp_path / "perceiver-shapes")

@@ -25,6 +25,8 @@ from .modality import Modality, import_optional
 # Below this number of training examples per class, a start from published weights is proposed. From scratch, 80 photos
 # of each of three easy classes end near chance, and 1,000 small pictures of each of ten are enough.
 FEW_PER_CLASS = 200
+# How the proposal trains a head: as it is new, it takes larger steps and more of them than the Trainer's defaults.
+PROPOSED = ("--freeze_body", "--learning_rate", "1e-3", "--num_train_epochs", "5")
 # What PEFT writes beside the weights of an adapter.
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -261,8 +263,9 @@ def propose_weights(
         return
     flags = ("dataset_name", "dataset_config_name", "train_dir", "validation_dir", "label_column_name")
     chosen = [word for flag in flags if (value := getattr(data, flag)) for word in (f"--{flag}", value)]
-    start = ["--model_name_or_path", weights, "--config", "attention_dropout=0.0", "--freeze_body"]
+    start = ["--model_name_or_path", weights, "--config", "attention_dropout=0.0", *PROPOSED]
+    command = shlex.join(["perceivers", "train", *chosen, *start])
     say(
-        f"{per_class:,} {modality.noun} per class to train on are few for a model from scratch. Start from published "
-        f"weights: {shlex.join(['perceivers', 'train', *chosen, *start])}"
+        f"{per_class:,} {modality.noun} per class to train on are few for a model from scratch. To start from "
+        f"published weights, at a cost that docs/training.md has: {command}"
     )
