@@ -48,8 +48,19 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which containers and batch systems send; it does what Ctrl-C does."""
 
 
+class ParagraphFormatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage of dozens of flags above it."""
+
+    def __init__(self, *arguments: Any, **kwargs: Any):
+        super().__init__(*arguments, **{"formatter_class": ParagraphFormatter, **kwargs})
 
     def error(self, message: str):
         """Raises the error instead of printing it."""

@@ -1,6 +1,7 @@
 """Flags from dataclasses, recipes, and the task that they are about, for `train` and `evaluate`."""
 
 import argparse
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
 from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
 from perceivers.training.checkpoints import damage
 from perceivers.training.recipe import read_recipe, recipe_to_argv
-from perceivers_cli import CommandParser, built_in_recipes, did_you_mean
+from perceivers_cli import CommandParser, ParagraphFormatter, built_in_recipes, did_you_mean
 
 # Given on the command line alone: a recipe comes from anywhere.
 TRUST = "trust_remote_code"
@@ -20,11 +21,25 @@ TRUST = "trust_remote_code"
 UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint", TRUST)
 
 
+class FlagFormatter(ParagraphFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each flag once, and only defaults that say something."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Leaves out `--top-k` beside `--top_k`; both are understood."""
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+        return super()._format_action_invocation(shown)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 class FlagParser(CommandParser, HfArgumentParser):
     """A parser with a flag for every field of the dataclasses; errors are one line."""
 
     def __init__(self, *dataclasses: Any, **kwargs: Any):
-        super().__init__(dataclasses, allow_abbrev=False, **kwargs)
+        super().__init__(dataclasses, allow_abbrev=False, formatter_class=FlagFormatter, **kwargs)
 
     def _parse_dataclass_field(self, parser: Any, field: Any) -> None:  # type: ignore[override]
         """Adds a flag. Those that transformers defines are in their own group, the last."""
@@ -33,6 +48,13 @@ class FlagParser(CommandParser, HfArgumentParser):
             known = (group for group in self._action_groups if group.title == title)
             parser = next(known, None) or self.add_argument_group(title)
         super()._parse_dataclass_field(parser, field)
+        for action in self._actions:
+            if action.dest != field.name:
+                continue
+            if action.nargs == "?" and action.const is True:
+                action.metavar = "true|false"
+            if f"--no_{field.name}" in action.option_strings:
+                action.help = f"The same as `--{field.name} false`."
 
     def flags(self) -> list[str]:
         """Names of the flags, without dashes."""

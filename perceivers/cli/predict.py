@@ -1,4 +1,9 @@
-"""Predict what files hold, with a saved model."""
+"""Say what your images, recordings or point clouds are, with a trained model.
+
+MODEL is the folder that `perceivers train` wrote, or a name on the Hub; it decides which kind of files is read. For
+each file a row is printed: its name, the most probable label, and its score from 0 to 1. For example,
+`perceivers predict perceiver-digits photos --top_k 3` prints the three best labels of each image in the folder photos.
+"""
 
 import argparse
 import glob
@@ -69,20 +74,30 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `perceivers predict`."""
-    parser.add_argument("model", metavar="MODEL", help="a folder with a model and its processor, or a Hub name")
+    parser.add_argument("model", metavar="MODEL", help="the folder of a trained model, or a name on the Hub")
     parser.add_argument(
         "inputs",
         metavar="FILE",
         nargs="+",
         help="files, folders (searched with all folders in them), quoted globs such as 'photos/**/*.jpg', or URLs",
     )
-    parser.add_argument("--top_k", type=int, default=1, help="number of labels to print for each input; 1 by default")
-    parser.add_argument("--batch_size", type=int, default=8, help="8 by default; affects only the speed")
-    parser.add_argument("--device", help="such as cpu or cuda:0; the first accelerator by default")
-    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
-    parser.add_argument("--json_lines", action="store_true", help="print a line of JSON for each input")
-    parser.add_argument("--output_dir", type=Path, help="also write the prediction for each input to a file in here")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code on this machine")
+    parser.add_argument(
+        "--top_k", type=int, default=1, metavar="N", help="print the N most probable labels of each file; 1 by default"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=8, metavar="N", help="files per step, 8 by default; affects only the speed"
+    )
+    parser.add_argument("--device", help="where to compute, such as cpu or cuda:0; a GPU by default if there is one")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table, for programs")
+    parser.add_argument("--json_lines", action="store_true", help="print a line of JSON for each file, as it is done")
+    parser.add_argument(
+        "--output_dir", type=Path, metavar="FOLDER", help="also write the labels of each file into a JSON file in here"
+    )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the code that comes with a model from the Hub; only for authors that you trust",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
