@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,8 @@ from transformers.pipelines.base import ChunkPipeline
 from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
+from perceivers.cli.timeline import TIMELINE
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.scores import check_logits
 from perceivers.preprocessors.deferred_signals import deferred_signals
 from perceivers.preprocessors.reading import is_url
@@ -46,8 +48,8 @@ from perceivers_cli import printable
 
 # Bytes of inputs that wait until their batch is full.
 MOST_WAITING = 2**26
-# Of a label in the table; a longer one moves the rest of its row.
-WIDEST_LABEL = 40
+# Of a label and a time in the table; a longer one moves the rest of its row.
+WIDEST_LABEL, WIDEST_TIME = 40, 9
 
 
 @dataclass
@@ -94,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir", type=Path, metavar="FOLDER", help="also write the labels of each file into a JSON file in here"
     )
     parser.add_argument(
+        "--timeline",
+        action="store_true",
+        help="for recordings: say what is heard when, a row per clip with start and end in seconds; with --output_dir "
+        "also as a picture",
+    )
+    parser.add_argument(
         "--trust_remote_code",
         action="store_true",
         help="run the code that comes with a model from the Hub; only for authors that you trust",
@@ -116,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.json_lines:
         raise UserError("`--json` and `--json_lines` exclude each other.")
     task, config = load_task(arguments.model, arguments.trust_remote_code)
+    if arguments.timeline:
+        task = with_timeline(task, arguments.model)
     noun = task.modality.name
     files = find_files(arguments.inputs, task.modality.suffixes, noun)
     if arguments.output_dir is not None:
@@ -141,6 +151,17 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             raise type(interruption)(f"interrupted after {done:,} of {len(files):,} {task.modality.noun}") from None
     return int(failures > 0)
+
+
+def with_timeline(task: Task, model: str) -> Task:
+    """The task with the labels of each clip in the place of those of a whole recording.
+
+    Raises:
+        UserError: If the task's inputs have no clips.
+    """
+    if task.pipeline is not LongAudioClassificationPipeline:
+        raise UserError(f"`--timeline` is for recordings, but {model} is a model for {task.modality.noun}.")
+    return replace(task, objective=TIMELINE)
 
 
 def find_files(patterns: Iterable[str], suffixes: frozenset[str], noun: str = "file") -> list[str]:
@@ -230,6 +251,9 @@ def load_pipeline(
             f"`{name}` has no processor that could be loaded from a preprocessor_config.json beside the model; the "
             "processor's save_pretrained writes it."
         ) from error
+    pipeline_class = task.pipeline_class(processor)
+    if task.objective is TIMELINE and pipeline_class is None:
+        raise UserError(f"`--timeline` needs our feature extractor; {name} has a {type(processor).__name__}.")
     model = load_whole_model(task.auto_model(config), name, config, task.name, trust_remote_code)
     model = move_to_device(model, device)
     model.register_forward_hook(check_output)
@@ -237,7 +261,7 @@ def load_pipeline(
         cast(Any, task.name),
         model=model,
         device=model.device,
-        pipeline_class=task.pipeline_class(processor),
+        pipeline_class=pipeline_class,
         **{modality.processor_argument: processor},
     )
 
@@ -329,8 +353,9 @@ def write_prediction(task: Task, result: Result, folder: Path, name: str) -> lis
     """
     try:
         with TemporaryDirectory(prefix=".", dir=folder) as part:
-            path = task.objective.write_prediction(result.output, Path(part), name)
-            path.replace(folder / path.name)
+            task.objective.write_prediction(result.output, Path(part), name)
+            for path in Path(part).iterdir():  # a picture may be beside it
+                path.replace(folder / path.name)
     except OSError as error:
         return [f"The prediction could not be written: {one_line(error)}"]
     return []
@@ -436,6 +461,7 @@ def make_printer(arguments: argparse.Namespace, task: Task, predictor: Pipeline,
     labels = getattr(predictor.model.config, "id2label", None) or {}
     widths = {
         "file": max(len(printable(file)) for file in files),
+        **dict.fromkeys(("start", "end"), WIDEST_TIME),
         "label": min(max((len(printable(str(label))) for label in labels.values()), default=0), WIDEST_LABEL),
     }
     return TablePrinter(task.objective.prediction_columns, widths)
