@@ -12,6 +12,7 @@ from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
 from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
 from perceivers.training.checkpoints import damage
+from perceivers.training.local_paths import check_exists, closest
 from perceivers.training.recipe import read_recipe, recipe_to_argv
 from perceivers_cli import CommandParser, ParagraphFormatter, built_in_recipes, did_you_mean
 
@@ -179,11 +180,26 @@ def load_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConf
     return task_for_model(model, config), config
 
 
-def check_files(model: str) -> None:
-    """Refuses a folder in which a file of the model is damaged; libraries would not say which.
+def check_name(model: str) -> None:
+    """Refuses the name of a model that is neither on this machine nor can be on the Hub, without asking there.
 
     Raises:
-        UserError: Which names the file.
+        FileNotFoundError: Which has the closest name.
     """
+    check_exists(model, "model")
+    if "/" not in model and not os.path.exists(model):
+        raise FileNotFoundError(
+            f"There is no model {model}: it is no folder here{closest(model)}, and names on the Hub are `owner/name`."
+        )
+
+
+def check_files(model: str) -> None:
+    """Refuses a model that is not there, and a folder in which a file of it is damaged; libraries would not say which.
+
+    Raises:
+        FileNotFoundError: As in [`check_name`].
+        UserError: If a file is damaged, which it names.
+    """
+    check_name(model)
     if os.path.isdir(model) and (reason := damage(Path(model))):
         raise UserError(f"The model in {model} is damaged: {reason}.")
