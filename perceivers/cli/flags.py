@@ -9,8 +9,9 @@ from typing import Any
 from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, TrainingArguments
 
 from perceivers.cli.errors import UsageError, UserError, one_line
+from perceivers.cli.recipes import beside
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
-from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
+from perceivers.training.arguments import ASSIGNMENTS, ModelArguments, parse_assignments
 from perceivers.training.checkpoints import damage
 from perceivers.training.local_paths import check_exists, closest
 from perceivers.training.recipe import read_recipe, recipe_to_argv
@@ -87,8 +88,17 @@ class FlagParser(CommandParser, HfArgumentParser):
         }
 
     def to_dataclasses(self, namespace: argparse.Namespace) -> tuple[Any, ...]:
-        """The values as instances of the dataclasses."""
-        return self.parse_dict(vars(namespace))
+        """The values as instances of the dataclasses; those of the data may complete those of the model.
+
+        Raises:
+            ValueError: If the values exclude each other.
+        """
+        instances = self.parse_dict(vars(namespace))
+        model = next((each for each in instances if isinstance(each, ModelArguments)), None)
+        for each in instances:
+            if model is not None and hasattr(each, "complete"):
+                each.complete(model)
+        return instances
 
 
 def find_recipe(name: str) -> Path:
@@ -120,15 +130,17 @@ def load_recipe(path: Path | None) -> dict[str, Any]:
         raise UsageError(str(error)) from error
 
 
-def recipe_argv(path: Path, flags: list[str]) -> list[str]:
+def recipe_argv(path: Path, flags: list[str], argv: list[str]) -> list[str]:
     """Reads a recipe as command-line arguments.
 
     Args:
         path: The recipe.
         flags: Names of all flags, without dashes.
+        argv: What was typed after the recipe; data that it chooses replace those of the recipe.
 
     Raises:
-        UsageError: If it is not YAML, has an unknown key, whose message has the closest one, or asks for trust.
+        UsageError: If it is not YAML, has an unknown key, whose message has the closest one, asks for trust, or for
+            what is not there.
     """
     recipe = load_recipe(path)
     if recipe.pop(TRUST, False):
@@ -138,7 +150,7 @@ def recipe_argv(path: Path, flags: list[str]) -> list[str]:
         )
     if unknown := [name for name in recipe if name not in flags]:
         raise UsageError(f"The recipe has an unknown key `{unknown[0]}`{did_you_mean(str(unknown[0]), flags)}.")
-    return recipe_to_argv(recipe)
+    return recipe_to_argv(beside(recipe, path, argv))
 
 
 def task_from_argv(argv: list[str], recipe: dict[str, Any]) -> Task:
