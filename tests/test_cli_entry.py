@@ -83,6 +83,12 @@ def test_tracebacks_of_the_entry(monkeypatch):
         main(["trian"])
 
 
+def test_no_address_in_memory_is_shown(capsys):
+    error = OSError("cannot identify image file <_io.BytesIO object at 0x7f3a5c1d2e30>")
+    assert perceivers_cli.report(error) == 1
+    assert capsys.readouterr().err == "perceivers: error: cannot identify image file\n"
+
+
 @pytest.mark.parametrize("name", perceivers_cli.COMMANDS)
 def test_every_command_is_a_module(name):
     module = importlib.import_module(f"perceivers.cli.{name}")
