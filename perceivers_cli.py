@@ -33,6 +33,8 @@ COMMANDS = {
 # What shells report for a program that Ctrl-C, a reader that went away, or SIGTERM ended.
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 
+# What Python calls an object that has no name, such as the content of a file.
+IN_MEMORY = re.compile(r" ?<[\w.]+ object at 0x[0-9a-fA-F]+>")
 # Errors whose message is enough: ours, and those of files, servers and packages that are not installed.
 PLAIN_ERRORS = (ValueError, OSError, ImportError)
 MEMORY_HINT = "Not enough memory: smaller batches or inputs need less"
@@ -48,8 +50,19 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which containers and batch systems send; it does what Ctrl-C does."""
 
 
+class ParagraphFormatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 class CommandParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage of dozens of flags above it."""
+
+    def __init__(self, *arguments: Any, **kwargs: Any):
+        super().__init__(*arguments, **{"formatter_class": ParagraphFormatter, **kwargs})
 
     def error(self, message: str):
         """Raises the error instead of printing it."""
@@ -141,8 +154,8 @@ def _escaped_output() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the error's message without line breaks, or its type if it has no message."""
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    """Returns the error's message without line breaks and addresses in memory, or its type if it has no message."""
+    return printable(" ".join(IN_MEMORY.sub("", str(error)).split())) or type(error).__name__
 
 
 def describe_error(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import ModelOutput
 
+from .call_arguments import check_arguments
 from .scores import Function, default_function, logits_to_scores
 
 # Any to type-checkers: the annotations of transformers' class admit neither a task's arguments nor its components.
@@ -32,8 +33,8 @@ class PointCloudClassificationPipeline(Base):
     _load_feature_extractor = True
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, top_k: int | None = None, function_to_apply: Function | None = None):
-        given = {"top_k": top_k, "function_to_apply": function_to_apply}
+    def _sanitize_parameters(self, **given):
+        check_arguments(type(self).__name__, given, ("top_k", "function_to_apply"))
         return {}, {}, {name: value for name, value in given.items() if value is not None}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
@@ -47,6 +48,10 @@ class PointCloudClassificationPipeline(Base):
 
         Returns:
             For each cloud a list of dictionaries with a `label` and a `score`, highest score first.
+
+        Raises:
+            TypeError: There is no such argument.
+            ValueError: `top_k` is below 1, or a cloud cannot be read.
         """
         if getattr(inputs, "ndim", 0) == 3:
             inputs = list(inputs)

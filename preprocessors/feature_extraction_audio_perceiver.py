@@ -217,28 +217,41 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
         Args:
             audio: The recording.
             sampling_rate: In hertz, for samples that come without a rate.
-            num_clips: Number of clips; `None` takes as few as overlap by half a clip or more.
+            num_clips: Number of clips, or as many as cover the recording, if those are more; `None` takes as few as
+                overlap by half a clip or more.
 
         Returns:
             The clips in their order, `float32`, not normalised.
 
         Raises:
-            ValueError: So few clips cannot cover the recording; or it cannot be read.
+            ValueError: `num_clips` is below 1, or the recording cannot be read.
         """
         waveform = self.waveform(audio, sampling_rate).numpy()
-        excess = len(waveform) - self.num_samples
+        starts = self.clip_starts(len(waveform), num_clips)
+        return [waveform[start : start + self.num_samples] for start in starts]
+
+    def clip_starts(self, length: int, num_clips: int | None = None) -> list[int]:
+        """Where the clips begin into which [`overlapping_clips`] cuts a recording.
+
+        Args:
+            length: Of the recording, in samples at the rate of the result.
+            num_clips: As in [`overlapping_clips`].
+
+        Returns:
+            The first sample of each clip. A clip ends after `num_samples`, or with the recording.
+
+        Raises:
+            ValueError: `num_clips` is below 1.
+        """
+        if num_clips is not None and num_clips < 1:
+            raise ValueError(f"`num_clips` must be at least 1, got {num_clips}.")
+        excess = length - self.num_samples
         if excess <= 0:
-            return [waveform]
-        least = math.ceil(len(waveform) / self.num_samples)
+            return [0]
         if num_clips is None:
             num_clips = 1 + math.ceil(2 * excess / self.num_samples)
-        elif num_clips < least:
-            raise ValueError(
-                f"`num_clips` must be at least {least} for {len(waveform):,} samples in clips of "
-                f"{self.num_samples:,}, got {num_clips}."
-            )
-        starts = [round(index * excess / (num_clips - 1)) for index in range(num_clips)]
-        return [waveform[start : start + self.num_samples] for start in starts]
+        num_clips = max(num_clips, math.ceil(length / self.num_samples))
+        return [round(index * excess / (num_clips - 1)) for index in range(num_clips)]
 
     def features(self, waveform: torch.Tensor) -> np.ndarray:
         """Turns samples (T,) into the model's input for one clip: (T,) or (F, `num_mel_bins`).

@@ -129,7 +129,7 @@ def pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndar
     try:
         image = PIL.ImageOps.exif_transpose(image)
     except Exception as error:  # PIL decodes only now; a broken file raises whatever its decoder stumbles over
-        name = getattr(image, "filename", "") or repr(image)
+        name = getattr(image, "filename", "") or "it"
         raise ValueError(f"{name} is not an image, or is truncated: {error}") from error
 
     if image.mode == "F":

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from .point_cloud_claims import CHECKS
 from .reading import import_optional, is_url, read_bytes
 
+Result = TypeVar("Result")
 # The points of a file: columns by name or, if the columns have no names, an array (P, columns).
 Columns = dict[str, np.ndarray] | np.ndarray
 
@@ -38,7 +39,7 @@ SYNONYMS = {
     "scalar_intensity": "intensity",
 }
 # Columns that are brought to 0..1.
-FRACTIONS = frozenset({"red", "green", "blue", "alpha", "intensity"})
+FRACTIONS = ("red", "green", "blue", "alpha", "intensity")
 
 
 LONGEST_LINE = 100_000  # of names or numbers of one point, in characters
@@ -341,16 +342,51 @@ def read_point_cloud(
         ValueError: The file does not exist, is in none of the formats, is broken, or lacks a column.
         ImportError: The library that reads the format is not installed.
     """
+
+    def points_of(columns: Columns, suffix: str) -> np.ndarray:
+        points = select(columns, feature_names, suffix)
+        if not points.size:
+            raise ValueError("it has no points")
+        return points
+
+    return _read(source, num_points, generator, points_of)
+
+
+def further_columns(source: Any) -> tuple[list[str], int]:
+    """Looks for what a scan has beyond its coordinates, whether it is wanted or not.
+
+    Args:
+        source: A file in one of the forms that [`read_point_cloud`] reads.
+
+    Returns:
+        The usual names of its columns of colours and intensities, without those that are the same for all points; and
+        the number of columns after x, y and z, if the columns have no names.
+
+    Raises:
+        ValueError: As in [`read_point_cloud`].
+        ImportError: As in [`read_point_cloud`].
+    """
+
+    def names_of(columns: Columns, suffix: str) -> tuple[list[str], int]:
+        if isinstance(columns, np.ndarray):
+            return [], max(0, columns.shape[1] - len(COORDINATES)) if columns.ndim == 2 else 0
+        columns = {known_name(name): column for name, column in columns.items()}
+        return [name for name in FRACTIONS if name in columns and (columns[name] != columns[name][:1]).any()], 0
+
+    return _read(source, 2, np.random.default_rng(0), names_of)
+
+
+def _read(
+    source: Any, num_points: int, generator: np.random.Generator, take: Callable[[Columns, str], Result]
+) -> Result:
+    """Reads a file and takes of its columns what is wanted; errors name the file."""
     name, suffix, data = read_source(source)
     if not data.strip():
         raise ValueError(f"{name} is empty")
     try:
         if suffix in CHECKS:
             CHECKS[suffix](data)
-        points = select(READERS[suffix](data, suffix, num_points, generator), feature_names, suffix)
-        if not points.size:
-            raise ValueError("it has no points")
-        return points
+        return take(READERS[suffix](data, suffix, num_points, generator), suffix)
     except (ImportError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a broken file raises whatever its parser stumbles over; lazrs no Exception
@@ -358,4 +394,4 @@ def read_point_cloud(
         raise ValueError(f"{name} is not a point cloud, or is broken: {reason}") from error
 
 
-__all__ = ["POINT_CLOUD_SUFFIXES", "read_point_cloud"]
+__all__ = ["POINT_CLOUD_SUFFIXES", "further_columns", "read_point_cloud"]

@@ -4,9 +4,11 @@ import json
 import shutil
 import sys
 from functools import partial
+from itertools import pairwise
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -17,6 +19,7 @@ from perceivers.pipelines.long_audio_classification import LongAudioClassificati
 from perceivers.training.audio import AUDIO as MODALITY
 from perceivers.training.sounds import sounds
 from tests.models import tiny_audio_model, tiny_extractor
+from tests.runs import save_model
 from tests.test_audio_processing import broken_files
 
 soundfile = pytest.importorskip("soundfile")
@@ -127,6 +130,35 @@ def test_the_stock_pipeline_takes_a_path(trained, recordings):
     assert classify(path)[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-3)
 
 
+def test_predict_a_timeline(trained, recordings, tmp_path, capsys):
+    soundfile.write(tmp_path / "long.wav", np.concatenate([tone(3000, 300), tone(2000, 1200)]), RATE)
+    files = [str(tmp_path / "long.wav"), str(recordings / "low" / "text.wav")]
+    words = ["predict", str(trained), *files, "--timeline", "--top_k", "2", "--output_dir", str(tmp_path / "out")]
+    assert main([*words, "--json"]) == 1  # one is broken
+    long, broken = json.loads(capsys.readouterr().out)
+    rows = long["predictions"]
+    assert [list(row) for row in rows] == [["start", "end", "label", "score"]] * len(rows)
+    spans = [(row["start"], row["end"]) for row in rows]
+    assert spans == sorted(spans) and spans[0][0] == 0 and spans[-1][1] == 5000 / RATE
+    assert all(later[0] < earlier[1] for earlier, later in pairwise(sorted(set(spans))))  # no gap
+    assert spans[::2] == spans[1::2] and len(set(spans)) == len(rows) / 2
+    assert "error" in broken and {path.name for path in (tmp_path / "out").iterdir()} == {"long.json", "long.png"}
+    assert json.loads((tmp_path / "out" / "long.json").read_text()) == rows
+    with PIL.Image.open(tmp_path / "out" / "long.png") as picture:
+        assert picture.width == 1200
+    assert main([word for word in words if word != files[1]]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["file", "start", "end", "label", "score"] and len(table) == 1 + len(rows)
+    assert len({len(line) for line in table}) == 1
+
+
+def test_a_timeline_needs_recordings(tmp_path, capsys):
+    model = save_model(tmp_path / "model")
+    assert main(["predict", str(model), "x.png", "--timeline"]) == 1
+    (line,) = errors(capsys)
+    assert line.endswith(f"`--timeline` is for recordings, but {model} is a model for images.")
+
+
 def test_predict_a_folder(trained, recordings, capsys):
     assert main(["predict", str(trained), str(recordings / "high")]) == 0
     assert capsys.readouterr().out.count("high") >= 6
@@ -190,3 +222,47 @@ class TestRecordingPipeline:
             scores = logits.softmax(-1) if problem_type else logits.sigmoid()
             expected = {f"LABEL_{i}": score for i, score in enumerate(scores.mean(0).tolist())}
             assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(expected, abs=1e-5)
+
+    def test_a_timeline_has_the_scores_of_each_clip(self):
+        model = tiny_audio_model("mel")
+        extractor = tiny_extractor("mel")
+        classify = LongAudioClassificationPipeline(model=model, feature_extractor=extractor)
+        recordings = [{"array": tone(length, 500), "sampling_rate": RATE} for length in (2000, 300)]
+        answers = classify(recordings, batch_size=3, timeline=True, top_k=4)
+        for recording, rows in zip(recordings, answers, strict=True):
+            clips = extractor.overlapping_clips(recording)
+            with torch.no_grad():
+                logits = model(**extractor(clips, sampling_rate=RATE, return_tensors="pt")).logits
+            best = logits.softmax(-1).topk(4)
+            assert [row["score"] for row in rows] == pytest.approx(best.values.flatten().tolist(), abs=1e-5)
+            assert [row["label"] for row in rows] == [f"LABEL_{index}" for index in best.indices.flatten().tolist()]
+            assert rows[0]["start"] == 0 and rows[-1]["end"] == len(recording["array"]) / RATE
+        assert len(classify(recordings[0], timeline=True)) == len(extractor.overlapping_clips(recordings[0]))
+
+    def test_a_long_recording_takes_as_many_clips_as_cover_it(self):
+        classify = LongAudioClassificationPipeline(
+            model=tiny_audio_model("waveform"), feature_extractor=tiny_extractor("waveform")
+        )
+        recording = {"array": tone(20 * 512, 500), "sampling_rate": RATE}
+        assert classify(recording, num_clips=16) == classify(recording, num_clips=20)
+        assert len(classify(recording, num_clips=16, timeline=True)) == 20
+
+    @pytest.mark.parametrize(
+        ("arguments", "kind", "message"),
+        [
+            (
+                {"topk": 3},
+                TypeError,
+                r"no argument `topk` \(did you mean `top_k`\?\); it has num_clips, timeline",
+            ),
+            ({"chunk_length_s": 3}, TypeError, "no argument `chunk_length_s`; it has"),
+            ({"top_k": 0}, ValueError, "`top_k` must be at least 1, got 0"),
+            ({"num_clips": 0}, ValueError, "`num_clips` must be at least 1, got 0"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, kind, message):
+        classify = LongAudioClassificationPipeline(
+            model=tiny_audio_model("waveform"), feature_extractor=tiny_extractor("waveform")
+        )
+        with pytest.raises(kind, match=message):
+            classify({"array": tone(2000, 500), "sampling_rate": RATE}, **arguments)

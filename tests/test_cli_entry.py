@@ -14,6 +14,7 @@ import yaml
 import perceivers
 import perceivers_cli
 from perceivers.cli.main import main
+from perceivers.cli.train import parse
 
 ROOT = Path(__file__).parent.parent
 REPORT = "print(json.dumps(sorted(name for name in sys.modules if '.' not in name)), file=sys.stderr)"
@@ -82,6 +83,12 @@ def test_tracebacks_of_the_entry(monkeypatch):
         main(["trian"])
 
 
+def test_no_address_in_memory_is_shown(capsys):
+    error = OSError("cannot identify image file <_io.BytesIO object at 0x7f3a5c1d2e30>")
+    assert perceivers_cli.report(error) == 1
+    assert capsys.readouterr().err == "perceivers: error: cannot identify image file\n"
+
+
 @pytest.mark.parametrize("name", perceivers_cli.COMMANDS)
 def test_every_command_is_a_module(name):
     module = importlib.import_module(f"perceivers.cli.{name}")
@@ -118,6 +125,30 @@ def test_the_help_of_train_is_in_groups(capsys):
         ("Training, by transformers", "learning_rate"),
     ):
         assert [name for name, part in parts.items() if re.search(rf"^  --{flag}\b", part, re.MULTILINE)] == [title]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_the_help_shows_each_flag_once_and_says_no_default_of_nothing(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    shown = re.findall(r"^  (--\S+)", text, flags=re.MULTILINE)
+    assert len(shown) == len(set(shown)) > 15
+    assert [flag for flag in shown if "-" in flag[2:]] == []
+    assert "--max_train_samples MAX_TRAIN_SAMPLES\n" in text
+    assert "(default: None)" not in text and "(default: False)" not in text and "(default: [])" not in text
+    assert "--check_files [true|false]" in text and "The same as `--check_files false`." in text
+
+
+def test_the_other_spelling_of_a_flag_is_understood():
+    assert parse("perceivers train", ["--max-train-samples", "3"]).data.max_train_samples == 3
+
+
+def test_the_help_of_predict_speaks_of_files_and_labels(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the folder that `perceivers train` wrote" in text and "a row is printed" in text
 
 
 @pytest.mark.integration

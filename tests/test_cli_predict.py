@@ -366,7 +366,7 @@ class TestRefusals:
             predict(tmp_path / "bare", image)
 
     def test_no_model(self, image):
-        with pytest.raises(ValueError, match="missing` is neither a folder with a model nor reachable on the Hub"):
+        with pytest.raises(FileNotFoundError, match=r"There is no model \./missing: the path does not exist"):
             predict("./missing", image)
 
     def test_model_for_another_task(self, image, tmp_path):

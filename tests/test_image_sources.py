@@ -1,6 +1,7 @@
 """Image processors: files, URLs, modes and arrays of every kind, and what is no image."""
 
 import base64
+import io
 import threading
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -203,6 +204,14 @@ def test_broken_files(processor_class, tmp_path):
         name = "text.jpg" if given == str(text) else "truncated.jpg"
         with pytest.raises(ValueError, match=rf"{name}.* is not an image, or is truncated"):
             processor_class()(given)
+
+
+def test_a_broken_file_in_memory_has_no_address(processor_class):
+    file = io.BytesIO()
+    PIL.Image.fromarray(random_image(64, 64)).save(file, "JPEG")
+    broken = PIL.Image.open(io.BytesIO(file.getvalue()[:-500]))
+    with pytest.raises(ValueError, match=r"^image 0: it is not an image, or is truncated: image file is truncated"):
+        processor_class()(broken)
 
 
 def test_wrong_channels(processor_class):

@@ -13,6 +13,7 @@ from perceivers.training.audio import AUDIO, AudioDataArguments
 from perceivers.training.classification import CLASSIFICATION
 from perceivers.training.datasets import load_examples
 from perceivers.training.images import IMAGES, ImageDataArguments
+from perceivers.training.loading import load_named
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudDataArguments
 
 pytestmark = pytest.mark.integration
@@ -184,6 +185,60 @@ class TestRefusals:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match=f"There is no data set {name}: the path does not exist"):
             load(name)
+
+    def test_a_name_in_a_folder_that_exists_is_a_path(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "data" / "photos").mkdir(parents=True)
+        with pytest.raises(FileNotFoundError, match=r"There is no data set data/photo: .* mean `data/photos`\?\)\.$"):
+            load("data/photo")
+
+    @pytest.mark.parametrize(("name", "hint"), [("owner/name", ""), ("digit", " (did you mean `digits`?)")])
+    def test_other_names_are_looked_for_on_the_hub_which_is_said(self, name, hint, tmp_path, monkeypatch, capsys):
+        asked = []
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *given: asked.append(given))
+        load_named(name, None, IMAGES)
+        assert asked == [(name, None)]
+        assert f"Looking for the data set {name} on the Hub, as there is none here{hint}.\n" in capsys.readouterr().err
+
+
+class TestMistypedNames:
+    """Of models: they are answered at once, by every command."""
+
+    @pytest.fixture(autouse=True)
+    def without_the_hub(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "models" / "perceiver-shapes").mkdir(parents=True)
+        (tmp_path / "perceiver-digits").mkdir()
+        monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", lambda *_, **__: pytest.fail("asked"))
+        monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("asked"))
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["predict", "{}", "x.png"],
+            ["evaluate", "{}"],
+            ["info", "{}"],
+            ["convert", "{}", "target"],
+            ["train", "--train_dir", "x", "--model_name_or_path", "{}"],
+        ],
+        ids=lambda words: words[0],
+    )
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("perceiver-digit", "perceiver-digits"),
+            ("models/perceiver-shape", "models/perceiver-shapes"),
+            ("./perceiver-digit/", "./perceiver-digits"),
+            ("a/b/c", None),
+            ("~/perceiver-none", None),
+            ("perceiver-digitss/", "perceiver-digits"),
+        ],
+    )
+    def test_they_are_not_looked_for_on_the_hub(self, words, name, hint, capsys):
+        assert main([word.format(name) for word in words]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers: error:")]
+        assert name in line and (hint is None or f"(did you mean `{hint}`?)" in line)
 
 
 class TestBrokenRows:

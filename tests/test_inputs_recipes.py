@@ -1,6 +1,10 @@
 """Recipes and model folders from elsewhere are not trusted, and damaged ones are named."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +13,7 @@ from perceivers.cli.checks import check_config_fields
 from perceivers.cli.errors import UsageError
 from perceivers.cli.train import parse
 from perceivers.training.recipe import read_recipe, write_recipe
-from tests.runs import run, save_images, save_model, the_line
+from tests.runs import ROOT, run, save_images, save_model, the_line, train
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +83,36 @@ def test_recipes_that_no_one_needs(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_recipe(write(tmp_path, text))
     assert time.monotonic() - start < 5
+
+
+def test_a_run_is_evaluated_and_resumed_from_another_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert train(Path(), "--save_strategy", "steps", "--save_steps", 2) == 0
+    recipe = tmp_path / "here" / "out" / "recipe.yaml"
+    assert f"train_dir: {tmp_path}/here/images\n" in recipe.read_text()
+    assert str(tmp_path) not in (tmp_path / "here" / "out" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "there")
+    assert run("evaluate", "../here/out") == 0
+    capsys.readouterr()
+    assert run("train", "../here/out/recipe.yaml", "--resume_from_checkpoint", "last", "--num_train_epochs", 2) == 0
+    assert "The model is in ../here/out." in capsys.readouterr().out
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_accelerate_launches_the_module(tmp_path):
+    words = ["train", "digits", "--max_steps", "1", "--max_train_samples", "20", "--max_eval_samples", "20"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "perceivers"]
+    result = subprocess.run(
+        [sys.executable, *launch, *words, "--output_dir", "model"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "The model is in model." in result.stdout
 
 
 def test_ten_levels_are_read(tmp_path):

@@ -99,6 +99,26 @@ def test_files(classify):
         classify("cloud.doc")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"topk": 3}, TypeError, r"no argument `topk` \(did you mean `top_k`\?\); it has top_k, function_to_apply"),
+        ({"num_points": 3}, TypeError, "PointCloudClassificationPipeline has no argument `num_points`; it has"),
+        ({"top_k": -1}, ValueError, "`top_k` must be at least 1, got -1"),
+    ],
+)
+def test_wrong_arguments(classify, points, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        classify(points, **arguments)
+
+
+def test_content_and_open_files(classify):
+    path = FILES / "plain.xyz"
+    expected = classify(str(path))
+    with path.open("rb") as file:
+        assert classify(file) == classify(path.read_bytes()) == classify({"bytes": path.read_bytes()}) == expected
+
+
 def test_a_batch_of_many_sizes(classify):
     clouds = [np.random.default_rng(n).normal(size=(n, 3)) for n in (40, 9, 64, 200, 5)]
     for alone, together in zip(map(classify, clouds), classify(clouds, batch_size=3), strict=True):

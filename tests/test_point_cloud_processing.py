@@ -15,7 +15,7 @@ from transformers import AutoFeatureExtractor
 
 from perceivers import PointCloudPerceiverFeatureExtractor
 from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import farthest_points
-from perceivers.preprocessors.point_cloud_files import POINT_CLOUD_SUFFIXES, read_point_cloud
+from perceivers.preprocessors.point_cloud_files import POINT_CLOUD_SUFFIXES, further_columns, read_point_cloud
 
 FILES = Path(__file__).parent / "point_clouds"
 COLOURS = ("red", "green", "blue")
@@ -403,3 +403,24 @@ class TestErrors:
     def test_fields(self, fields, message):
         with pytest.raises(ValueError, match=message):
             PointCloudPerceiverFeatureExtractor(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.xyz", "x y z r g b scalar_intensity\n1 2 3 4 5 6 .5\n3 2 1 4 9 9 .5\n", (["green", "blue"], 0)),
+        ("a.xyz", "1 2 3 4 5 6\n3 2 1 4 9 9\n", ([], 3)),
+        ("a.csv", "x,y,z,intensity\n1,2,3,0\n3,2,1,.5\n", (["intensity"], 0)),
+        ("a.csv", "1,2,3\n3,2,1\n", ([], 0)),
+        ("a.obj", "v 1 2 3\nv 4 2 3\nv 4 7 3\nf 1 2 3\n", ([], 0)),
+    ],
+)
+def test_what_a_scan_has_beyond_its_coordinates(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert further_columns(tmp_path / name) == expected
+
+
+def test_the_further_columns_of_a_broken_scan(tmp_path):
+    (tmp_path / "a.ply").write_text("ply")
+    with pytest.raises(ValueError, match="is not a point cloud, or is broken"):
+        further_columns(tmp_path / "a.ply")

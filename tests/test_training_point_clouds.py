@@ -9,11 +9,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from perceivers import PointCloudPerceiverFeatureExtractor
+from perceivers.cli.errors import UsageError
 from perceivers.cli.main import main
+from perceivers.cli.train import parse
 from perceivers.preprocessors import point_cloud_files
 from perceivers.training.classification import CLASSIFICATION, ClassTargets
 from perceivers.training.evaluation import evaluate_model
@@ -24,6 +27,7 @@ from perceivers.training.point_clouds import (
     PointCloudDataArguments,
     PointCloudTransform,
     make_point_augmentation,
+    say_what_is_not_used,
 )
 from perceivers.training.shapes import MAKERS, make_mesh, shapes
 from tests.models import tiny_point_cloud_model
@@ -202,6 +206,20 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Scans of two classes that differ in their colours alone."""
+    root = tmp_path_factory.mktemp("coloured")
+    random = np.random.default_rng(0)
+    for index, name in enumerate(("dark", "light")):
+        (root / name).mkdir()
+        for number in range(5):
+            colours = random.integers(100 * index, 100 * index + 100, (40, 3), dtype=np.uint8)
+            scan = trimesh.PointCloud(random.normal(size=(40, 3)), colors=colours)
+            scan.export(root / name / f"{number}.ply")
+    return root
+
+
 @pytest.mark.integration
 class TestCommands:
     def test_what_training_writes(self, trained):
@@ -283,6 +301,45 @@ class TestCommands:
         words = ["--dataset_name", "shapes", "--config", "num_features=3"]
         assert train(tmp_path / "out", *words) == 1
         assert "num_features=3, the processor has feature_names=[]" in capsys.readouterr().err
+
+    def test_features(self, coloured, tmp_path, capsys):
+        words = ["--train_dir", str(coloured), "--variant", "tiny", "--features", "red", "green", "blue"]
+        assert train(tmp_path / "out", *words) == 0
+        assert "of which nothing is used" not in capsys.readouterr().err
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["num_features"] == 3
+        processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+        assert processor["feature_names"] == ["red", "green", "blue"]
+        recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+        assert recipe["features"] == ["red", "green", "blue"] and "processor" not in recipe
+        assert main(["evaluate", str(tmp_path / "out")]) == 0
+        scan = next((coloured / "dark").iterdir())
+        assert main(["predict", str(tmp_path / "out"), str(scan)]) == 0
+
+    def test_colours_that_are_not_used_are_told(self, coloured, tmp_path, capsys):
+        assert train(tmp_path / "out", "--train_dir", str(coloured), "--variant", "tiny") == 0
+        said = capsys.readouterr().err
+        assert said.count(f"{coloured}/dark/0.ply has red, green, blue, of which nothing is used; `--features") == 1
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config", "num_features=3"], "`--features` sets num_features already"),
+            (["--processor", "feature_names=[red]"], "`--features` sets feature_names already"),
+            (["--model_name_or_path", "owner/name"], "`--features` is for new models"),
+        ],
+    )
+    def test_features_are_given_once(self, words, message):
+        given = ["--task", "point-cloud-classification", "--features", "red", *words]
+        with pytest.raises(UsageError, match=message):
+            parse("perceivers train", given)
+
+    def test_columns_without_names_are_told(self, tmp_path, capsys):
+        (tmp_path / "a").mkdir()
+        np.savetxt(tmp_path / "a" / "1.xyz", np.random.default_rng(0).random((5, 6)))
+        say_what_is_not_used(str(tmp_path))
+        assert "1.xyz has 3 columns without names after x, y and z, of which nothing is" in capsys.readouterr().err
+        say_what_is_not_used(str(tmp_path / "missing"))
+        assert capsys.readouterr().err == ""
 
     def test_what_is_not_installed_is_told_in_a_line(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "trimesh", None)

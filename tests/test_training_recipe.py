@@ -70,6 +70,97 @@ def test_built_in_recipes(name):
     assert parse("perceivers train", [name, "--use_cpu"]).training.output_dir
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sounds-mel", "--train_dir", "recordings"], {"train_dir": "recordings", "dataset_name": None}),
+        (["sounds-mel", "--train-dir=recordings"], {"train_dir": "recordings", "dataset_name": None}),
+        (["shapes", "--dataset_name", "owner/name"], {"dataset_name": "owner/name"}),
+        (["sounds", "--max_train_samples", "9"], {"dataset_name": "sounds", "max_train_samples": 9}),
+        (["digits", "--dataset_name", "digits"], {"dataset_name": "digits"}),
+    ],
+)
+def test_data_of_ones_own_replaces_that_of_a_recipe(words, expected):
+    arguments = parse("perceivers train", words)
+    assert {name: getattr(arguments.data, name) for name in expected} == expected
+    assert arguments.model.config  # the rest of the recipe stays
+
+
+def test_columns_and_splits_belong_to_the_data_of_a_recipe(tmp_path):
+    for name in ("ours", "theirs", "held"):
+        (tmp_path / name).mkdir()
+    text = TINY + f"train_dir: {tmp_path}/ours\nvalidation_dir: {tmp_path}/held\nlabel_column_name: kind\n"
+    data = parse_recipe(tmp_path, text, "--train_dir", f"{tmp_path}/theirs").data
+    assert (data.train_dir, data.validation_dir, data.label_column_name) == (f"{tmp_path}/theirs", None, None)
+    data = parse_recipe(tmp_path, text, "--validation_dir", f"{tmp_path}/theirs").data
+    assert (data.train_dir, data.validation_dir) == (f"{tmp_path}/ours", f"{tmp_path}/theirs")
+    data = parse_recipe(tmp_path, text, "--label_column_name", "other").data
+    assert (data.train_dir, data.label_column_name) == (f"{tmp_path}/ours", "other")
+
+
+def test_paths_of_a_recipe_may_be_relative_to_it(tmp_path, monkeypatch):
+    (tmp_path / "run" / "photos").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(TINY + "train_dir: photos\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = parse("perceivers train", ["../run/recipe.yaml"]).data.train_dir
+    assert folder == "../run/photos"
+
+
+def test_a_written_recipe_holds_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "digits", "tables"):
+        (tmp_path / name).mkdir()
+    given = {"train_dir": "photos", "dataset_name": "digits", "model_name_or_path": "owner/name", "seed": 3}
+    write_recipe(tmp_path / "a.yaml", given, "a comment")
+    assert read_recipe(tmp_path / "a.yaml") == given | {"train_dir": f"{tmp_path}/photos"}
+    write_recipe(tmp_path / "b.yaml", {"dataset_name": "./tables"}, "a comment")
+    assert read_recipe(tmp_path / "b.yaml") == {"dataset_name": f"{tmp_path}/tables"}
+
+
+def test_a_run_is_resumed_where_its_recipe_is(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-3").mkdir()
+    monkeypatch.chdir(tmp_path.parent)
+    text = TINY + "output_dir: model\n"
+    resumed = parse_recipe(tmp_path, text, "--resume_from_checkpoint", "last")
+    assert resumed.training.output_dir == str(tmp_path)
+    assert parse_recipe(tmp_path, text).training.output_dir == "model"
+    assert (
+        parse_recipe(tmp_path, text, "--resume_from_checkpoint", "last", "--output_dir", "b").training.output_dir
+        == "b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "message"),
+    [
+        (
+            "train_dir: photos",
+            [],
+            r"recipe\.yaml asks for `train_dir: photos` in line 4, which .* `--train_dir`",
+        ),
+        (
+            "dataset_name: ./tables",
+            [],
+            "asks for `dataset_name: ./tables` in line 4, which is not there; say",
+        ),
+        ("model_name_or_path: ~/none/model", [], "asks for `model_name_or_path: ~/none/model` in line 4"),
+        ("bf16: true", [], r"sets `bf16: true` in line 4, which needs a GPU that .* none here; add `--bf16 false`"),
+        ("fp16: true", ["--seed", "3"], "sets `fp16: true` in line 4, which needs a GPU, .* add `--fp16 false`"),
+    ],
+)
+def test_a_recipe_that_needs_what_is_not_there(tmp_path, monkeypatch, line, words, message):
+    monkeypatch.setattr("perceivers.cli.recipes.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(tmp_path, f"{TINY}{line}\n", *words)
+
+
+@pytest.mark.parametrize("words", [["--bf16", "false"], ["--bf16=0"], ["--use_cpu"]])
+def test_what_a_recipe_needs_can_be_done_without(tmp_path, words):
+    assert parse_recipe(tmp_path, TINY + "bf16: true\n", *words).training.output_dir
+
+
 def test_without_arguments_it_is_the_digits():
     arguments = parse("perceivers train", ["--num_train_epochs", "2"])
     assert arguments.data.dataset_name == "digits"

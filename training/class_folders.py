@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from .arguments import VALIDATION_NAMES
 from .folders import counted, is_hidden, is_utf8, listed, search_folder
+from .local_paths import closest
 
 OTHER_NAMES = {"training": "train", "testing": "test", "eval": "validation", "evaluation": "validation"}
 # As in `train_set` and `test-images`.
@@ -47,7 +48,7 @@ def read_class_folder(folder: str, suffixes: frozenset[str], noun: str, excluded
         ValueError: If it has no class folders with such files, or if it cannot be told which folders are classes.
     """
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise FileNotFoundError(f"There is no folder {folder}{closest(folder)}.")
     found = search_folder(os.path.abspath(folder), suffixes, excluded)
     left_out = found.left_out
     files: list[tuple[str, ...]] = []

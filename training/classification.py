@@ -70,7 +70,7 @@ class Classification(Objective):
     Predictions are the most probable classes (B, 1) or (B, 5), best first; for several labels, logits (B, num_labels).
     """
 
-    prediction_columns = ("label", "score")
+    prediction_columns: tuple[str, ...] = ("label", "score")
 
     def candidates(self, features: Features) -> dict[str, list[str]]:
         """The columns of class labels or, if there are none, those called `label` or `labels`."""

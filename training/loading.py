@@ -1,5 +1,6 @@
 """Data sets by name or path: what `datasets` loads, saved data sets, tables of paths, and errors in one line."""
 
+import difflib
 import os
 from typing import Any
 
@@ -10,8 +11,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from datasets.exceptions import DatasetsError
 
 from .class_folders import split_of
-from .folders import is_hidden, listed
+from .folders import is_hidden, listed, say
 from .labels import PURPOSES, single_feature
+from .local_paths import check_exists, closest
 from .modality import Modality
 
 METADATA = {"metadata.csv": "csv", "metadata.jsonl": "json", "metadata.parquet": "parquet"}
@@ -36,14 +38,14 @@ def load_named(name: str, config_name: str | None, modality: Modality) -> Datase
         OSError: If there is no such data set, or it cannot be reached.
         ValueError: If it cannot be loaded, with the innermost cause.
     """
+    check_exists(name, "data set")
     path = os.path.expanduser(name)
-    is_path = name.startswith(("~", ".", os.sep)) or os.path.exists(path)
-    if is_path and not os.path.exists(path):
-        raise FileNotFoundError(f"There is no data set {name}: the path does not exist.")
+    if not os.path.exists(path):
+        say(f"Looking for the data set {name} on the Hub, as there is none here{closest_built_in(name, modality)}.")
     try:
         if os.path.isdir(path):
             return _load_folder(path, config_name, modality)
-        if is_path and (builder := TABLES.get(os.path.splitext(path)[1].lower())):
+        if os.path.exists(path) and (builder := TABLES.get(os.path.splitext(path)[1].lower())):
             return datasets.load_dataset(builder, data_files=path)
         return datasets.load_dataset(name, config_name)
     except OSError:
@@ -54,6 +56,12 @@ def load_named(name: str, config_name: str | None, modality: Modality) -> Datase
             cause = cause.__cause__
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise ValueError(f"The data set {name} cannot be loaded: {reason}") from error
+
+
+def closest_built_in(name: str, modality: Modality) -> str:
+    """What may have been meant by a name that is neither built in nor a path."""
+    matches = difflib.get_close_matches(name, modality.built_in, n=1)
+    return f" (did you mean `{matches[0]}`?)" if matches else closest(name)
 
 
 def _load_folder(path: str, config_name: str | None, modality: Modality) -> DatasetDict:

@@ -3,7 +3,9 @@
 Letters: B batch, P points, F features of a point in addition to its coordinates.
 """
 
+import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +20,10 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from perceivers.modeling.configuration_point_cloud_perceiver import PointCloudPerceiverConfig
 from perceivers.preprocessors.feature_extraction_point_cloud_perceiver import PointCloudPerceiverFeatureExtractor
-from perceivers.preprocessors.point_cloud_files import POINT_CLOUD_SUFFIXES
+from perceivers.preprocessors.point_cloud_files import POINT_CLOUD_SUFFIXES, further_columns
 
-from .arguments import AUGMENTATION_GROUP, DataArguments
+from .arguments import AUGMENTATION_GROUP, DataArguments, ModelArguments
+from .folders import folders_below, has_suffix, is_hidden, listed, say
 from .modality import Batch, Modality, Transform
 from .shapes import SHAPES, shapes
 
@@ -40,6 +43,61 @@ class PointCloudDataArguments(DataArguments):
         default=None,
         metadata={"help": "Column of the points, lists of lists of numbers. The default finds the only one."},
     )
+    features: list[str] = field(
+        default_factory=list,
+        metadata={
+            "metavar": "NAME",
+            "help": "Columns to train on in addition to x, y and z, such as `red green blue`, `intensity` or `nx ny "
+            "nz`; by their names in the files or, if these have none, in their order.",
+        },
+    )
+
+    def complete(self, model: ModelArguments) -> None:
+        """Gives a new model and its processor the features. Without any, it says which the files have.
+
+        Raises:
+            ValueError: If the features are given in another way too, or the model is a saved one, which has its own.
+        """
+        given = {assignment.partition("=")[0].strip() for assignment in (*model.config, *model.processor)}
+        others = sorted(given & {"num_features", "feature_names"})
+        if not self.features:
+            if self.train_dir and not others and not model.model_name_or_path:
+                say_what_is_not_used(os.path.expanduser(self.train_dir))
+            return
+        if model.model_name_or_path:
+            raise ValueError(
+                "`--features` is for new models; that of `--model_name_or_path` takes the columns that it was trained "
+                "on."
+            )
+        if others:
+            raise ValueError(f"`--features` sets {others[0]} already: leave one of them out.")
+        model.config = [*model.config, f"num_features={len(self.features)}"]
+        model.processor = [*model.processor, f"feature_names={json.dumps(self.features)}"]
+
+
+def say_what_is_not_used(folder: str) -> None:
+    """Says which colours and intensities the first scan in a folder has, as only its coordinates are used."""
+    files = (
+        os.path.join(path, name)
+        for path in folders_below(folder)
+        for name in sorted(os.listdir(path))
+        if has_suffix(name, POINT_CLOUD_SUFFIXES) and not is_hidden(name)
+    )
+    try:
+        file = next(files, None)
+        names, number = further_columns(file) if file else ([], 0)
+    except (OSError, ValueError, ImportError):
+        return  # which the check of the files reports
+    if names:
+        say(
+            f"{file} has {listed(names)}, of which nothing is used; `--features {' '.join(names)}` trains on them in "
+            "addition to the coordinates."
+        )
+    elif number:
+        say(
+            f"{file} has {number} columns without names after x, y and z, of which nothing is used; `--features` "
+            "names them all to train on them, such as `--features red green blue`."
+        )
 
 
 @dataclass

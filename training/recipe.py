@@ -1,6 +1,7 @@
 """A recipe is a command line in a YAML file: its keys are flags. Flags on the command line override it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from yaml.constructor import ConstructorError
 
 from .arguments import ASSIGNMENTS
 
+# Keys whose values may be folders or files, but may be names on the Hub too.
+PATH_KEYS = ("train_dir", "validation_dir", "dataset_name", "model_name_or_path")
 # Of a recipe: far more than any needs, and little enough for the reader, which recurses.
 DEEPEST, LARGEST = 10, 1 << 20
 
@@ -89,5 +92,14 @@ def recipe_to_argv(recipe: dict[str, Any]) -> list[str]:
 
 
 def write_recipe(path: Path, recipe: dict[str, Any], comment: str) -> None:
-    """Writes a recipe with a comment at the top."""
+    """Writes a recipe with a comment at the top.
+
+    Paths of data and of the model become absolute, so that the recipe can be used from any folder.
+    """
+    for name in PATH_KEYS:
+        value = os.path.expanduser(str(recipe.get(name) or ""))
+        # One word may be a built-in data set.
+        is_word = name == "dataset_name" and not os.path.dirname(value)
+        if os.path.exists(value) and not is_word:
+            recipe = recipe | {name: os.path.abspath(value)}
     path.write_text(f"# {comment}\n" + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 from transformers.utils.hub import has_file
 
+from perceivers.cli.flags import check_name
 from perceivers.modeling.checkpoint_conversion import config_to_transformers, key_to_transformers
 from perceivers.modeling.modeling_image_perceiver import ImagePerceiverForImageClassification
 from perceivers.modeling.safetensors_only import share_weights
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: If something cannot be read or written.
     """
     target: Path = arguments.target
+    check_name(arguments.source)
     if target.exists():
         raise FileExistsError(f"{target} exists; it is not overwritten.")
     target.parent.mkdir(parents=True, exist_ok=True)

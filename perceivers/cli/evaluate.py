@@ -31,7 +31,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-"):
         task, config = load_task(argv[0], "--trust_remote_code" in argv)
     data_arguments = task.modality.data_arguments
-    parser = FlagParser(data_arguments, prog=prog, description=__doc__)
+    usage = f"{prog} MODEL [--FLAG VALUE ...]"
+    parser = FlagParser(data_arguments, prog=prog, usage=usage, description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a folder or a name on the Hub; before all flags")
     parser.add_argument("--batch_size", type=int, default=64, help="inputs per batch")
     parser.add_argument("--device", default=None, help="such as cpu or cuda:0; the first accelerator by default")

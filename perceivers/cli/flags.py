@@ -1,6 +1,7 @@
 """Flags from dataclasses, recipes, and the task that they are about, for `train` and `evaluate`."""
 
 import argparse
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, TrainingArguments
 
 from perceivers.cli.errors import UsageError, UserError, one_line
+from perceivers.cli.recipes import beside
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
-from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
+from perceivers.training.arguments import ASSIGNMENTS, ModelArguments, parse_assignments
 from perceivers.training.checkpoints import damage
+from perceivers.training.local_paths import check_exists, closest
 from perceivers.training.recipe import read_recipe, recipe_to_argv
-from perceivers_cli import CommandParser, built_in_recipes, did_you_mean
+from perceivers_cli import CommandParser, ParagraphFormatter, built_in_recipes, did_you_mean
 
 # Given on the command line alone: a recipe comes from anywhere.
 TRUST = "trust_remote_code"
@@ -20,11 +23,25 @@ TRUST = "trust_remote_code"
 UNRECORDED = ("hub_token", "overwrite_output_dir", "resume_from_checkpoint", TRUST)
 
 
+class FlagFormatter(ParagraphFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each flag once, and only defaults that say something."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Leaves out `--top-k` beside `--top_k`; both are understood."""
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+        return super()._format_action_invocation(shown)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 class FlagParser(CommandParser, HfArgumentParser):
     """A parser with a flag for every field of the dataclasses; errors are one line."""
 
     def __init__(self, *dataclasses: Any, **kwargs: Any):
-        super().__init__(dataclasses, allow_abbrev=False, **kwargs)
+        super().__init__(dataclasses, allow_abbrev=False, formatter_class=FlagFormatter, **kwargs)
 
     def _parse_dataclass_field(self, parser: Any, field: Any) -> None:  # type: ignore[override]
         """Adds a flag. Those that transformers defines are in their own group, the last."""
@@ -33,6 +50,13 @@ class FlagParser(CommandParser, HfArgumentParser):
             known = (group for group in self._action_groups if group.title == title)
             parser = next(known, None) or self.add_argument_group(title)
         super()._parse_dataclass_field(parser, field)
+        for action in self._actions:
+            if action.dest != field.name:
+                continue
+            if action.nargs == "?" and action.const is True:
+                action.metavar = "true|false"
+            if f"--no_{field.name}" in action.option_strings:
+                action.help = f"The same as `--{field.name} false`."
 
     def flags(self) -> list[str]:
         """Names of the flags, without dashes."""
@@ -64,8 +88,17 @@ class FlagParser(CommandParser, HfArgumentParser):
         }
 
     def to_dataclasses(self, namespace: argparse.Namespace) -> tuple[Any, ...]:
-        """The values as instances of the dataclasses."""
-        return self.parse_dict(vars(namespace))
+        """The values as instances of the dataclasses; those of the data may complete those of the model.
+
+        Raises:
+            ValueError: If the values exclude each other.
+        """
+        instances = self.parse_dict(vars(namespace))
+        model = next((each for each in instances if isinstance(each, ModelArguments)), None)
+        for each in instances:
+            if model is not None and hasattr(each, "complete"):
+                each.complete(model)
+        return instances
 
 
 def find_recipe(name: str) -> Path:
@@ -97,15 +130,17 @@ def load_recipe(path: Path | None) -> dict[str, Any]:
         raise UsageError(str(error)) from error
 
 
-def recipe_argv(path: Path, flags: list[str]) -> list[str]:
+def recipe_argv(path: Path, flags: list[str], argv: list[str]) -> list[str]:
     """Reads a recipe as command-line arguments.
 
     Args:
         path: The recipe.
         flags: Names of all flags, without dashes.
+        argv: What was typed after the recipe; data that it chooses replace those of the recipe.
 
     Raises:
-        UsageError: If it is not YAML, has an unknown key, whose message has the closest one, or asks for trust.
+        UsageError: If it is not YAML, has an unknown key, whose message has the closest one, asks for trust, or for
+            what is not there.
     """
     recipe = load_recipe(path)
     if recipe.pop(TRUST, False):
@@ -115,7 +150,7 @@ def recipe_argv(path: Path, flags: list[str]) -> list[str]:
         )
     if unknown := [name for name in recipe if name not in flags]:
         raise UsageError(f"The recipe has an unknown key `{unknown[0]}`{did_you_mean(str(unknown[0]), flags)}.")
-    return recipe_to_argv(recipe)
+    return recipe_to_argv(beside(recipe, path, argv))
 
 
 def task_from_argv(argv: list[str], recipe: dict[str, Any]) -> Task:
@@ -157,11 +192,26 @@ def load_task(model: str, trust_remote_code: bool) -> tuple[Task, PreTrainedConf
     return task_for_model(model, config), config
 
 
-def check_files(model: str) -> None:
-    """Refuses a folder in which a file of the model is damaged; libraries would not say which.
+def check_name(model: str) -> None:
+    """Refuses the name of a model that is neither on this machine nor can be on the Hub, without asking there.
 
     Raises:
-        UserError: Which names the file.
+        FileNotFoundError: Which has the closest name.
     """
+    check_exists(model, "model")
+    if "/" not in model and not os.path.exists(model):
+        raise FileNotFoundError(
+            f"There is no model {model}: it is no folder here{closest(model)}, and names on the Hub are `owner/name`."
+        )
+
+
+def check_files(model: str) -> None:
+    """Refuses a model that is not there, and a folder in which a file of it is damaged; libraries would not say which.
+
+    Raises:
+        FileNotFoundError: As in [`check_name`].
+        UserError: If a file is damaged, which it names.
+    """
+    check_name(model)
     if os.path.isdir(model) and (reason := damage(Path(model))):
         raise UserError(f"The model in {model} is damaged: {reason}.")

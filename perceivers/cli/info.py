@@ -15,6 +15,7 @@ from perceivers.cli.errors import one_line
 from perceivers.modeling.configuration_iterative_perceiver import IterativePerceiverConfig
 from perceivers.modeling.flops import cross_attend_flops, head_flops, self_attend_flops
 from perceivers.tasks import TASK_NAMES, TASKS, task_for_model, task_named
+from perceivers.training.local_paths import closest, is_path
 
 # The configuration classes of our models, by model type.
 CONFIG_CLASSES = {task.modality.config_class.model_type: task.modality.config_class for task in TASKS}
@@ -81,9 +82,9 @@ def load_config(name: str, task_name: str | None = None) -> IterativePerceiverCo
             return task.modality.config_class.from_variant(name)
     if os.path.isdir(name) and not is_saved_model:
         raise ValueError(f"The folder `{name}` has no config.json, so there is no model in it.")
-    # On the Hub, only the first models have names without an owner, and none is ours. A misspelt variant need not wait
-    # for the network.
-    if not is_saved_model and "/" not in name:
+    # On the Hub, only the first models have names without an owner, and none is ours. A misspelt variant or path need
+    # not wait for the network.
+    if not is_saved_model and ("/" not in name or is_path(name)):
         raise ValueError(unknown_model(name))
     try:
         values, _ = PreTrainedConfig.get_config_dict(name)
@@ -112,7 +113,7 @@ def unknown_model(name: str) -> str:
     """The message for a name that nothing has."""
     return (
         f"`{name}` is neither a folder with a model nor reachable on the Hub, where names are `owner/model`; nor is "
-        f"it a variant, which are {variant_names()}."
+        f"it a variant, which are {variant_names()}{closest(name)}."
     )
 
 

@@ -1,4 +1,9 @@
-"""Predict what files hold, with a saved model."""
+"""Say what your images, recordings or point clouds are, with a trained model.
+
+MODEL is the folder that `perceivers train` wrote, or a name on the Hub; it decides which kind of files is read. For
+each file a row is printed: its name, the most probable label, and its score from 0 to 1. For example,
+`perceivers predict perceiver-digits photos --top_k 3` prints the three best labels of each image in the folder photos.
+"""
 
 import argparse
 import glob
@@ -9,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +29,8 @@ from transformers.pipelines.base import ChunkPipeline
 from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
+from perceivers.cli.timeline import TIMELINE
+from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.scores import check_logits
 from perceivers.preprocessors.deferred_signals import deferred_signals
 from perceivers.preprocessors.reading import is_url
@@ -41,8 +48,8 @@ from perceivers_cli import printable
 
 # Bytes of inputs that wait until their batch is full.
 MOST_WAITING = 2**26
-# Of a label in the table; a longer one moves the rest of its row.
-WIDEST_LABEL = 40
+# Of a label and a time in the table; a longer one moves the rest of its row.
+WIDEST_LABEL, WIDEST_TIME = 40, 9
 
 
 @dataclass
@@ -69,20 +76,36 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `perceivers predict`."""
-    parser.add_argument("model", metavar="MODEL", help="a folder with a model and its processor, or a Hub name")
+    parser.add_argument("model", metavar="MODEL", help="the folder of a trained model, or a name on the Hub")
     parser.add_argument(
         "inputs",
         metavar="FILE",
         nargs="+",
         help="files, folders (searched with all folders in them), quoted globs such as 'photos/**/*.jpg', or URLs",
     )
-    parser.add_argument("--top_k", type=int, default=1, help="number of labels to print for each input; 1 by default")
-    parser.add_argument("--batch_size", type=int, default=8, help="8 by default; affects only the speed")
-    parser.add_argument("--device", help="such as cpu or cuda:0; the first accelerator by default")
-    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
-    parser.add_argument("--json_lines", action="store_true", help="print a line of JSON for each input")
-    parser.add_argument("--output_dir", type=Path, help="also write the prediction for each input to a file in here")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code on this machine")
+    parser.add_argument(
+        "--top_k", type=int, default=1, metavar="N", help="print the N most probable labels of each file; 1 by default"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=8, metavar="N", help="files per step, 8 by default; affects only the speed"
+    )
+    parser.add_argument("--device", help="where to compute, such as cpu or cuda:0; a GPU by default if there is one")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table, for programs")
+    parser.add_argument("--json_lines", action="store_true", help="print a line of JSON for each file, as it is done")
+    parser.add_argument(
+        "--output_dir", type=Path, metavar="FOLDER", help="also write the labels of each file into a JSON file in here"
+    )
+    parser.add_argument(
+        "--timeline",
+        action="store_true",
+        help="for recordings: say what is heard when, a row per clip with start and end in seconds; with --output_dir "
+        "also as a picture",
+    )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the code that comes with a model from the Hub; only for authors that you trust",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -101,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.json_lines:
         raise UserError("`--json` and `--json_lines` exclude each other.")
     task, config = load_task(arguments.model, arguments.trust_remote_code)
+    if arguments.timeline:
+        task = with_timeline(task, arguments.model)
     noun = task.modality.name
     files = find_files(arguments.inputs, task.modality.suffixes, noun)
     if arguments.output_dir is not None:
@@ -126,6 +151,17 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             raise type(interruption)(f"interrupted after {done:,} of {len(files):,} {task.modality.noun}") from None
     return int(failures > 0)
+
+
+def with_timeline(task: Task, model: str) -> Task:
+    """The task with the labels of each clip in the place of those of a whole recording.
+
+    Raises:
+        UserError: If the task's inputs have no clips.
+    """
+    if task.pipeline is not LongAudioClassificationPipeline:
+        raise UserError(f"`--timeline` is for recordings, but {model} is a model for {task.modality.noun}.")
+    return replace(task, objective=TIMELINE)
 
 
 def find_files(patterns: Iterable[str], suffixes: frozenset[str], noun: str = "file") -> list[str]:
@@ -215,6 +251,9 @@ def load_pipeline(
             f"`{name}` has no processor that could be loaded from a preprocessor_config.json beside the model; the "
             "processor's save_pretrained writes it."
         ) from error
+    pipeline_class = task.pipeline_class(processor)
+    if task.objective is TIMELINE and pipeline_class is None:
+        raise UserError(f"`--timeline` needs our feature extractor; {name} has a {type(processor).__name__}.")
     model = load_whole_model(task.auto_model(config), name, config, task.name, trust_remote_code)
     model = move_to_device(model, device)
     model.register_forward_hook(check_output)
@@ -222,7 +261,7 @@ def load_pipeline(
         cast(Any, task.name),
         model=model,
         device=model.device,
-        pipeline_class=task.pipeline_class(processor),
+        pipeline_class=pipeline_class,
         **{modality.processor_argument: processor},
     )
 
@@ -314,8 +353,9 @@ def write_prediction(task: Task, result: Result, folder: Path, name: str) -> lis
     """
     try:
         with TemporaryDirectory(prefix=".", dir=folder) as part:
-            path = task.objective.write_prediction(result.output, Path(part), name)
-            path.replace(folder / path.name)
+            task.objective.write_prediction(result.output, Path(part), name)
+            for path in Path(part).iterdir():  # a picture may be beside it
+                path.replace(folder / path.name)
     except OSError as error:
         return [f"The prediction could not be written: {one_line(error)}"]
     return []
@@ -421,6 +461,7 @@ def make_printer(arguments: argparse.Namespace, task: Task, predictor: Pipeline,
     labels = getattr(predictor.model.config, "id2label", None) or {}
     widths = {
         "file": max(len(printable(file)) for file in files),
+        **dict.fromkeys(("start", "end"), WIDEST_TIME),
         "label": min(max((len(printable(str(label))) for label in labels.values()), default=0), WIDEST_LABEL),
     }
     return TablePrinter(task.objective.prediction_columns, widths)

@@ -91,7 +91,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         path = find_recipe(recipe)
     # Parse again after the recipe
     if path is not None:
-        namespace = parser.parse_argv(recipe_argv(path, parser.flags()) + argv)
+        namespace = parser.parse_argv(recipe_argv(path, parser.flags(), argv) + argv)
     recorded = {"task": task.name, **parser.recorded(namespace)}
     # Convert and check values
     try:
