@@ -116,6 +116,15 @@ class TestWhatIsTrained:
         merged = adapted.merge_and_unload()
         torch.testing.assert_close(dict(merged.named_buffers()), before)
 
+    def test_lora_of_some_layers(self):
+        pytest.importorskip("peft")
+        adapted = AdaptationArguments(lora=True, lora_target_modules=["q_proj", "attention.v_proj"]).adapt(
+            MODELS["image-query"].make()
+        )
+        layers = {key.split(".lora_A")[0] for key, _ in adapted.named_parameters() if ".lora_A" in key}
+        assert {layer.rpartition(".")[2] for layer in layers} == {"q_proj", "v_proj"}
+        assert not [layer for layer in layers if "pooler" in layer]
+
     def test_the_head_of_a_model_without_a_body_of_its_own(self):
         model = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
         model.base_model_prefix = "none"
@@ -287,6 +296,26 @@ class TestRefusals:
         assert the_line(capsys).endswith("was trained with `--lora`, this run is without it.")
         assert fine_tune(tmp_path, tmp_path / "model", *words, *resume, "--lora") == 1
         assert the_line(capsys).endswith("was trained with `--lora_rank 2`, this run has 8.")
+
+    @pytest.mark.integration
+    def test_a_checkpoint_of_a_whole_model(self, tmp_path, capsys):
+        save_model(tmp_path / "model")
+        words = ["--save_steps", 2, "--save_strategy", "steps"]
+        assert fine_tune(tmp_path, tmp_path / "model", *words) == 0
+        before = (tmp_path / "out" / "recipe.yaml").read_text()
+        capsys.readouterr()
+        assert fine_tune(tmp_path, tmp_path / "model", "--freeze_body", "--resume_from_checkpoint", "last") == 1
+        assert the_line(capsys).endswith("was trained without `--freeze_body`, this run is with it.")
+        assert (tmp_path / "out" / "recipe.yaml").read_text() == before
+
+    def test_layers_that_are_not_there(self):
+        pytest.importorskip("peft")
+        arguments = AdaptationArguments(lora=True, lora_target_modules=["q_proj", "classifier"])
+        reason = (
+            "`--lora_target_modules classifier` is no linear layer below the head; they are called fc1, fc2, k_proj"
+        )
+        with pytest.raises(ValueError, match=reason):
+            arguments.adapt(MODELS["image"].make())
 
     def test_a_model_without_linear_layers(self):
         pytest.importorskip("peft")

@@ -21,6 +21,7 @@ from .arguments import DataArguments
 from .folders import say
 from .heads import label_axes
 from .modality import Modality, import_optional
+from .recipe import read_recipe
 
 # Below this number of training examples per class, a start from published weights is proposed. From scratch, 80 photos
 # of each of three easy classes end near chance, and 1,000 small pictures of each of ten are enough.
@@ -29,6 +30,8 @@ FEW_PER_CLASS = 200
 PROPOSED = ("--freeze_body", "--learning_rate", "1e-3", "--num_train_epochs", "5")
 # What PEFT writes beside the weights of an adapter.
 ADAPTER_CONFIG = "adapter_config.json"
+# What a run writes beside its checkpoints.
+RECIPE = "recipe.yaml"
 
 
 @dataclass
@@ -117,12 +120,7 @@ class AdaptationArguments:
     def _add_adapters(self, model: PreTrainedModel) -> Any:
         peft = import_optional("peft", "`--lora`", "lora")
         head = head_modules(model)
-        targets = self.lora_target_modules or linear_layers(model, head)
-        if not targets:
-            raise ValueError(
-                f"`--lora` adapts linear layers, and {type(model).__name__} has none below its head; use "
-                "`--freeze_body`."
-            )
+        targets = self._target_modules(model, linear_layers(model, head))
         for module in model.base_model.modules():
             if isinstance(module, _BatchNorm):
                 stay_in_evaluation_mode(module)
@@ -133,6 +131,27 @@ class AdaptationArguments:
             ),
         )
 
+    def _target_modules(self, model: PreTrainedModel, layers: list[str]) -> list[str]:
+        """The layers to adapt, among the linear ones.
+
+        Raises:
+            ValueError: If there are none, or none that a flag asks for.
+        """
+        if not layers:
+            raise ValueError(
+                f"`--lora` adapts linear layers, and {type(model).__name__} has none below its head; use "
+                "`--freeze_body`."
+            )
+        for target in self.lora_target_modules:
+            if not any(f".{layer}".endswith(f".{target}") for layer in layers):
+                names = sorted({layer.rpartition(".")[2] for layer in layers})
+                raise ValueError(
+                    f"`--lora_target_modules {target}` is no linear layer below the head; they are called "
+                    f"{', '.join(names)}."
+                )
+        endings = tuple(f".{target}" for target in self.lora_target_modules) or ("",)
+        return [layer for layer in layers if f".{layer}".endswith(endings)]
+
     def _check_checkpoint(self, checkpoint: str | None) -> None:
         """Refuses to resume from a checkpoint whose weights are those of other flags.
 
@@ -141,10 +160,14 @@ class AdaptationArguments:
         """
         if checkpoint is None:
             return
-        path = Path(checkpoint) / ADAPTER_CONFIG
-        if path.is_file() != self.lora:
-            did, does = ("with", "without") if path.is_file() else ("without", "with")
-            raise ValueError(f"The checkpoint {checkpoint} was trained {did} `--lora`, this run is {does} it.")
+        path, recipe = Path(checkpoint) / ADAPTER_CONFIG, Path(checkpoint).parent / RECIPE
+        trained = {"lora": path.is_file()}
+        if recipe.is_file():
+            trained["freeze_body"] = bool(read_recipe(recipe).get("freeze_body"))
+        for name, was_given in trained.items():
+            if was_given != getattr(self, name):
+                did, does = ("with", "without") if was_given else ("without", "with")
+                raise ValueError(f"The checkpoint {checkpoint} was trained {did} `--{name}`, this run is {does} it.")
         if self.lora:
             saved = json.loads(path.read_text(encoding="utf-8"))
             for name, key in (("lora_rank", "r"), ("lora_alpha", "lora_alpha")):
