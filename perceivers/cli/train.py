@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,15 @@ from perceivers.training.arguments import (
 )
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, load_examples
-from perceivers.training.examples import ExampleDataset, LeftOut, ReplacingExampleDataset
+from perceivers.training.defaults import MINUTES, cpu_name, measure, num_steps, training_flags
+from perceivers.training.examples import LEFT_OUT, ExampleDataset, LeftOut, ReplacingExampleDataset
+from perceivers.training.folders import say
 from perceivers.training.heads import load_for_classes
 from perceivers.training.held_out import FILE_NAME as HELD_OUT
 from perceivers.training.held_out import HeldOut, hold_out
 from perceivers.training.modality import Transform
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
-from perceivers.training.recipe import write_recipe
+from perceivers.training.recipe import recipe_to_argv, write_recipe
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
 from perceivers_cli import Terminated, describe_error
 
@@ -59,7 +62,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     """Reads the recipe and the flags.
 
     Returns:
-        `task`; the dataclasses `model`, `data`, `augmentation` and `training`; and `recipe`, which repeats the run.
+        `task`; the dataclasses `model`, `data`, `augmentation` and `training`; `recipe`, which repeats the run; and
+        `complete`, which makes the same from flags to put before those that were given, if nothing chooses the model.
 
     Raises:
         UsageError: For an unknown recipe or flag, or a wrong value.
@@ -81,23 +85,78 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     parser.set_defaults(task=task.name)
     # Parse what was typed
     namespace = parser.parse_argv(argv)
-    # Fall back on a built-in recipe
+    # Go on with the settings that were chosen, or fall back on a built-in recipe
     chooses_model = namespace.model_name_or_path or namespace.variant or namespace.config
     dataset = namespace.dataset_name or (None if namespace.train_dir else next(iter(task.recipes)))
+    earlier = Path(str(namespace.output_dir)) / RECIPE
+    if path is None and not chooses_model and namespace.resume_from_checkpoint and earlier.is_file():
+        path = earlier
     if path is None and not chooses_model and (recipe := task.recipes.get(dataset or "")):
         path = find_recipe(recipe)
     # Parse again after the recipe
-    if path is not None:
-        namespace = parser.parse_argv(recipe_argv(path, parser.flags()) + argv)
-    recorded = {"task": task.name, **parser.recorded(namespace)}
-    # Convert and check values
+    argv = (recipe_argv(path, parser.flags()) if path is not None else []) + argv
+    arguments = to_arguments(task, parser, parser.parse_argv(argv))
+    if path is None and not chooses_model:
+        arguments.complete = lambda flags: to_arguments(task, parser, parser.parse_argv(recipe_to_argv(flags) + argv))
+    return arguments
+
+
+def to_arguments(task: Task, parser: FlagParser, namespace: argparse.Namespace) -> argparse.Namespace:
+    """Converts and checks the values of the flags, see [`parse`].
+
+    Raises:
+        UsageError: For a wrong value.
+    """
     try:
         model, data, augmentation, training = parser.to_dataclasses(namespace)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     check_training_flags(training)
+    recorded = {"task": task.name, **parser.recorded(namespace)}
     return argparse.Namespace(
-        task=task, model=model, data=data, augmentation=augmentation, training=training, recipe=recorded
+        task=task,
+        model=model,
+        data=data,
+        augmentation=augmentation,
+        training=training,
+        recipe=recorded,
+        complete=None,
+    )
+
+
+def complete(arguments: argparse.Namespace, examples: Examples) -> argparse.Namespace:
+    """Chooses the settings that no flag and no recipe gives, and says which and why."""
+    task: Task = arguments.task
+    is_accelerated = arguments.training.device.type != "cpu"
+    choice = task.modality.choose(examples.train, is_accelerated)
+    if choice is None:
+        return arguments
+    metric = task.objective.main_metric(examples.targets)
+    flags = training_flags(choice, metric, len(examples.train), arguments.recipe.keys())
+    say(f"Chose the model {choice.model}.")
+    say(f"To make more of the {task.modality.noun}, they are {choice.augmentation} in training.")
+    return arguments.complete(flags)
+
+
+def choose_steps(arguments: argparse.Namespace, model: PreTrainedModel, trainer: PerceiverTrainer) -> None:
+    """Sets the number of steps and of threads by the time that the run may take, and says so."""
+    training: PerceiverTrainingArguments = arguments.training
+    start = time.perf_counter()
+    examples = trainer.train_dataset.__getitems__(range(min(len(trainer.train_dataset), training.train_batch_size)))
+    reading = (time.perf_counter() - start) / len(examples)
+    batch = trainer.data_collator(examples)  # type: ignore[arg-type]
+    batch.pop(LEFT_OUT, None)
+    pace = measure(model, batch, training.device, training.cpu_threads)
+    sizes = (len(trainer.train_dataset), len(trainer.eval_dataset))
+    training.max_steps = num_steps(training.minutes or MINUTES, pace, reading, *sizes, training)
+    training.cpu_threads = pace.threads
+    torch.set_num_threads(pace.threads)
+    arguments.recipe |= {"max_steps": training.max_steps, "cpu_threads": pace.threads}
+    size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    say(
+        f"Takes {training.max_steps:,} steps of {size:,} {arguments.task.modality.noun}, each "
+        f"{training.max_steps * size / sizes[0]:,.0f} times, in about {pace.seconds * training.max_steps / 60:.1f} "
+        f"minutes with {cpu_name(pace)} ({pace.seconds * 1000:.0f} ms per step)."
     )
 
 
@@ -409,9 +468,14 @@ def run(arguments: argparse.Namespace) -> int:
     if training.cpu_threads is not None:
         torch.set_num_threads(training.cpu_threads)
     set_seed(training.seed)
-    config, processor = make_config_and_processor(task, arguments.model)
-    transform = task.modality.eval_transform(processor)
-    examples = load_examples(task.modality, task.objective, arguments.data, training.seed, transform=transform)
+    if arguments.complete is not None:
+        examples = load_examples(task.modality, task.objective, arguments.data, training.seed)
+        arguments = complete(arguments, examples)
+        training = arguments.training
+        config, processor = make_config_and_processor(task, arguments.model)
+    else:
+        config, processor = make_config_and_processor(task, arguments.model)
+        examples = load_examples(task.modality, task.objective, arguments.data, training.seed, processor=processor)
     for line in examples.unreadable:
         print(f"perceivers: warning: skipped {line}", file=sys.stderr)
     set_seed(training.seed)  # loading the data may have drawn numbers; the weights must not depend on it
@@ -431,6 +495,8 @@ def run(arguments: argparse.Namespace) -> int:
     existed = folder.exists()
     try:
         trainer = make_trainer(arguments, model, processor, examples)
+        if training.minutes is not None and training.max_steps <= 0 and "num_train_epochs" not in arguments.recipe:
+            choose_steps(arguments, model, trainer)
         if training.overwrite_output_dir and checkpoint is None:
             for stale in folder.glob("checkpoint-*"):
                 shutil.rmtree(stale)
