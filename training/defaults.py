@@ -1,5 +1,6 @@
 """Settings chosen from the data and the machine, for runs that only say where their data is."""
 
+import copy
 import os
 import time
 from collections.abc import Callable, Collection
@@ -84,13 +85,13 @@ def measure(model: PreTrainedModel, batch: Batch, device: torch.device, threads:
     """Times forward and backward passes, on the CPU with one thread and with all.
 
     Args:
-        model: The model; its weights stay as they are.
+        model: The model, which stays as it is.
         batch: A batch as in training.
         device: The device to train on.
         threads: The number of threads, if it is given.
     """
     batch = {name: value.to(device) for name, value in batch.items()}
-    model = model.to(device).train()  # type: ignore[arg-type]
+    model = copy.deepcopy(model).to(device).train()  # type: ignore[arg-type]
     before = torch.get_num_threads()
     candidates = [threads or before]
     if threads is None and device.type == "cpu" and before > 1:
@@ -100,7 +101,6 @@ def measure(model: PreTrainedModel, batch: Batch, device: torch.device, threads:
         for number in candidates:
             torch.set_num_threads(number)
             paces.append(Pace(_seconds(lambda: model(**batch).loss.backward(), device), number))
-    model.zero_grad(set_to_none=True)
     torch.set_num_threads(before)
     fewest, most = paces[0], paces[-1]
     return most if most.seconds < WORTHWHILE * fewest.seconds else fewest

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from perceivers.cli.checks import (
     check_resumed_config,
     check_training_flags,
 )
+from perceivers.cli.defaults import choose_steps, complete
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
@@ -41,9 +41,7 @@ from perceivers.training.arguments import (
 )
 from perceivers.training.checkpoints import checkpoint_damage, last_whole_checkpoint
 from perceivers.training.datasets import Examples, load_examples
-from perceivers.training.defaults import MINUTES, cpu_name, measure, num_steps, training_flags
-from perceivers.training.examples import LEFT_OUT, ExampleDataset, LeftOut, ReplacingExampleDataset
-from perceivers.training.folders import say
+from perceivers.training.examples import ExampleDataset, LeftOut, ReplacingExampleDataset
 from perceivers.training.heads import load_for_classes
 from perceivers.training.held_out import FILE_NAME as HELD_OUT
 from perceivers.training.held_out import HeldOut, hold_out
@@ -121,42 +119,6 @@ def to_arguments(task: Task, parser: FlagParser, namespace: argparse.Namespace) 
         training=training,
         recipe=recorded,
         complete=None,
-    )
-
-
-def complete(arguments: argparse.Namespace, examples: Examples) -> argparse.Namespace:
-    """Chooses the settings that no flag and no recipe gives, and says which and why."""
-    task: Task = arguments.task
-    is_accelerated = arguments.training.device.type != "cpu"
-    choice = task.modality.choose(examples.train, is_accelerated)
-    if choice is None:
-        return arguments
-    metric = task.objective.main_metric(examples.targets)
-    flags = training_flags(choice, metric, len(examples.train), arguments.recipe.keys())
-    say(f"Chose the model {choice.model}.")
-    say(f"To make more of the {task.modality.noun}, they are {choice.augmentation} in training.")
-    return arguments.complete(flags)
-
-
-def choose_steps(arguments: argparse.Namespace, model: PreTrainedModel, trainer: PerceiverTrainer) -> None:
-    """Sets the number of steps and of threads by the time that the run may take, and says so."""
-    training: PerceiverTrainingArguments = arguments.training
-    start = time.perf_counter()
-    examples = trainer.train_dataset.__getitems__(range(min(len(trainer.train_dataset), training.train_batch_size)))
-    reading = (time.perf_counter() - start) / len(examples)
-    batch = trainer.data_collator(examples)  # type: ignore[arg-type]
-    batch.pop(LEFT_OUT, None)
-    pace = measure(model, batch, training.device, training.cpu_threads)
-    sizes = (len(trainer.train_dataset), len(trainer.eval_dataset))
-    training.max_steps = num_steps(training.minutes or MINUTES, pace, reading, *sizes, training)
-    training.cpu_threads = pace.threads
-    torch.set_num_threads(pace.threads)
-    arguments.recipe |= {"max_steps": training.max_steps, "cpu_threads": pace.threads}
-    size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    say(
-        f"Takes {training.max_steps:,} steps of {size:,} {arguments.task.modality.noun}, each "
-        f"{training.max_steps * size / sizes[0]:,.0f} times, in about {pace.seconds * training.max_steps / 60:.1f} "
-        f"minutes with {cpu_name(pace)} ({pace.seconds * 1000:.0f} ms per step)."
     )
 
 
