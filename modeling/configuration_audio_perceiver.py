@@ -28,6 +28,23 @@ TINY: dict[str, Any] = {  # ours, for tests and first steps
 AUDIO_VARIANTS: dict[str, dict[str, Any]] = {
     "audioset-waveform": AUDIOSET,  # [P] section 4.2, table 3: 38.3 mAP, 480 inputs
     "audioset-mel": {**AUDIOSET, "representation": "mel"},  # [P] section 4.2, table 3: 38.4 mAP, 4,800 inputs
+    "small": {  # ours, for a few hundred to a few thousand clips and minutes on a CPU
+        "representation": "mel",
+        "num_frames": 96,
+        "num_mel_bins": 24,
+        "num_latents": 32,
+        "d_latents": 64,
+        "num_self_attends_per_block": 2,
+        "num_cross_attends": 1,
+        "share_blocks": True,
+        "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 4,
+        "qk_channels": 64,
+        "v_channels": 64,
+        "num_frequency_bands": 32,
+        "initializer_range": 1.0,
+        "num_labels": 10,
+    },
     "tiny": TINY,
     "tiny-mel": {**TINY, "representation": "mel"},
 }

@@ -10,6 +10,21 @@ from .configuration_iterative_perceiver import MINIMA, IterativePerceiverConfig,
 # Each row lists what differs from the defaults, which are the paper's ModelNet40 model.
 POINT_CLOUD_VARIANTS: dict[str, dict[str, Any]] = {
     "modelnet40": {"num_labels": 40},  # arXiv 2103.03206, section 4.3: 85.7 %
+    "small": {  # ours, for a few hundred to a few thousand clouds and minutes on a CPU
+        "num_points": 1024,
+        "num_latents": 16,
+        "d_latents": 64,
+        "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 4,
+        "qk_channels": 64,
+        "v_channels": 64,
+        "num_frequency_bands": 6,
+        "max_resolution": 12,
+        "initializer_range": 1.0,
+        "cross_attention_implementation": "dense",
+        "num_labels": 10,
+    },
     "tiny": {  # ours, for tests and first steps
         "num_points": 64,
         "num_latents": 8,

@@ -194,7 +194,6 @@ def test_a_folder_in_use_is_not_overwritten_unasked(trained, tmp_path, capsys):
     ("words", "code", "message"),
     [
         (["--variant", "huge", "--dataset_name", "digits"], 1, "no variant `huge`"),
-        (["--dataset_name", "somebody/photos"], 2, "Say which model"),
         (["--task", "image-generation"], 2, "no task 'image-generation'"),
         (["--variant", "tiny", "--config", "num_blocks=3", "--dataset_name", "digits"], 1, "num_cross_attends"),
         (["--variant", "tiny", "--config", "num_latents=many", "--dataset_name", "digits"], 1, "num_latents"),

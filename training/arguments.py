@@ -3,6 +3,7 @@
 The file of a modality adds its own.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +144,13 @@ class PerceiverTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Threads of an operation on the CPU; tiny models are fastest with one."},
     )
+    minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Choose the number of steps such that the run takes about this long; 10 in a run that chooses its "
+            "own settings."
+        },
+    )
     timm_optimizer: str | None = field(
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, instead of `--optim`."}
     )
@@ -155,6 +163,8 @@ class PerceiverTrainingArguments(TrainingArguments):
             raise ValueError("`--remove_unused_columns` must stay false: inputs are read only when they are needed.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"`--minutes` must be above 0, got {self.minutes}.")
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ torchcodec and FFmpeg.
 Letters: B batch, T samples, F frames.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,20 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Audio, Dataset, DatasetDict
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 
 from perceivers.modeling.configuration_audio_perceiver import AudioPerceiverConfig
-from perceivers.preprocessors.audio_reading import read_mono
+from perceivers.preprocessors.audio_reading import audio_to_samples, read_mono
 from perceivers.preprocessors.feature_extraction_audio_perceiver import AudioPerceiverFeatureExtractor
 
 from .arguments import AUGMENTATION_GROUP, DataArguments
-from .modality import Batch, Modality, Transform, import_optional
+from .modality import Batch, Choice, Modality, Transform, import_optional, sampled
 from .sounds import sounds
 
 SOUNDS = "sounds"
 MIXTURES = "sound_mixtures"
+# Recordings that choose the defaults; hertz and seconds that a clip has at most.
+NUM_SAMPLED = 50
+HIGHEST_RATE, LONGEST_CLIP = 16000, 4.0
 NUM_TRAIN, NUM_VALIDATION = 9600, 1200
 AUDIO_SUFFIXES = frozenset(
     {".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
@@ -213,12 +218,43 @@ class AudioModality(Modality):
         """Names the file, which the feature extractor reads."""
         return {"bytes": None, "path": path}
 
+    def check_file(self, path: str, processor: Any = None) -> None:
+        """Reads the file to its end."""
+        audio_to_samples(path)
+
     def read(self, source: str, processor: Any) -> dict[str, Any]:
         """Reads one channel at the processor's rate. The stock pipeline's own reading needs FFmpeg."""
         return {
             "array": read_mono(source, processor.sampling_rate).numpy(),
             "sampling_rate": processor.sampling_rate,
         }
+
+    def choose(self, rows: Dataset, is_accelerated: bool) -> Choice:
+        """Chooses by the length and the rate of some of the recordings."""
+        seconds, rates = [], []
+        for value in sampled(rows, NUM_SAMPLED, self):
+            with contextlib.suppress(Exception):
+                samples, rate = audio_to_samples(value)
+                seconds.append(samples.shape[-1] / rate)
+                rates.append(rate)
+        if not seconds:
+            raise ValueError(f"None of {min(NUM_SAMPLED, len(rows))} recordings can be read.")
+        rate = int(min(np.median(rates), HIGHEST_RATE))
+        clip = min(float(np.median(seconds)), LONGEST_CLIP)
+        flags = {
+            "variant": "small",
+            "processor": {"sampling_rate": rate, "num_samples": round(clip * rate)},
+            "per_device_train_batch_size": 32,
+            "learning_rate": 4e-3,
+            "time_mask": 12,
+            "frequency_mask": 3,
+        }
+        return Choice(
+            flags,
+            model=f"`small` on mel spectrograms of {clip:.3g} s at {rate:,} Hz (the recordings take "
+            f"{min(seconds):.3g} to {max(seconds):.3g} s)",
+            augmentation="deprived of some frames and mel bins",
+        )
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> AudioPerceiverFeatureExtractor:
         """Makes a processor for clips and frames of the configured number, with windows that overlap by half."""

@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub.utils import tqdm
 from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
 from .examples import Origin, reason_of
 from .folders import counted, listed, say
 from .loading import as_files, check_no_gaps, load_named, may_hold_files
-from .modality import Modality, Transform
+from .modality import Modality
 from .objective import Objective
 
 # Gets the splits `train` and `validation`, and returns one of them with the rows to evaluate on, or `None`.
@@ -54,7 +56,7 @@ def load_examples(
     arguments: DataArguments,
     seed: int,
     is_training: bool = True,
-    transform: Transform | None = None,
+    processor: Any = None,
     select: Selection | None = None,
 ) -> Examples:
     """Loads the examples that the arguments choose.
@@ -65,7 +67,7 @@ def load_examples(
         arguments: Flags of the data.
         seed: Seed of the choice that `max_train_samples` and `max_eval_samples` make.
         is_training: Whether training examples are needed too.
-        transform: What each input will go through; files of a folder that fail in it are skipped.
+        processor: What will read the inputs, if that is known.
         select: Chooses what to evaluate on before anything is held out; `None` leaves it to the splits.
 
     Raises:
@@ -77,8 +79,7 @@ def load_examples(
     if arguments.train_dir or arguments.validation_dir:
         if is_training and not arguments.train_dir:
             raise ValueError("`--validation_dir` needs a `--train_dir` beside it.")
-        check = transform if arguments.check_files else None
-        splits = _load_folders(modality, objective, arguments, check, unreadable)
+        splits = _load_folders(modality, objective, arguments, processor, unreadable)
         source = f"folder {arguments.train_dir or arguments.validation_dir}"
     elif (name := str(arguments.dataset_name)) in modality.built_in:
         makers, source = modality.built_in[name], f"the built-in data set {name}"
@@ -167,7 +168,7 @@ def _load_folders(
     modality: Modality,
     objective: Objective,
     arguments: DataArguments,
-    check: Transform | None,
+    processor: Any,
     unreadable: list[str],
 ) -> DatasetDict:
     given = {"train": arguments.train_dir, "validation": arguments.validation_dir}
@@ -178,7 +179,10 @@ def _load_folders(
     features = Features({**dict.fromkeys(modality.columns, Value("string")), **files.features})
     splits = {}
     for split, rows in files.rows.items():
-        kept = rows if check is None else [row for row in rows if _is_readable(modality, row[0], check, unreadable)]
+        paths = [path for path, _ in rows]
+        reasons = _check_files(modality, paths, processor) if arguments.check_files else {}
+        unreadable += [reason if path in reason else f"{path}: {reason}" for path, reason in reasons.items()]
+        kept = [row for row in rows if row[0] not in reasons]
         if not kept:
             raise ValueError(f"None of {len(rows)} {modality.noun} can be read; the first: {unreadable[0]}")
         for column in files.features:
@@ -196,14 +200,19 @@ def _load_folders(
     return DatasetDict(splits)
 
 
-def _is_readable(modality: Modality, path: str, check: Callable[[list], Any], unreadable: list[str]) -> bool:
-    try:
-        check([modality.example_from_file(path)])
-    except Exception as error:  # a broken file can raise anything in its decoder
-        reason = reason_of(error)
-        unreadable.append(reason if path in reason else f"{path}: {reason}")
-        return False
-    return True
+def _check_files(modality: Modality, paths: list[str], processor: Any) -> dict[str, str]:
+    """Checks files side by side, and returns the reason for each that cannot be read."""
+
+    def reason(path: str) -> str | None:
+        try:
+            modality.check_file(path, processor)
+        except Exception as error:  # a broken file can raise anything in its decoder
+            return reason_of(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(pool.map(reason, paths), total=len(paths), desc="Checking", unit="file", leave=False, disable=None)
+        return {path: found for path, found in zip(paths, bar, strict=True) if found is not None}
 
 
 def _rename_columns(

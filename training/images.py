@@ -6,6 +6,9 @@ need them.
 Letters: B batch, C channels, H height, W width.
 """
 
+import contextlib
+import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL.Image import Image as PilImage
 from PIL.Image import fromarray
+from PIL.Image import open as open_image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, PreTrainedConfig
@@ -31,12 +35,20 @@ from perceivers.preprocessors.image_processing_image_perceiver import ImagePerce
 from perceivers.preprocessors.image_processing_pil_image_perceiver import ImagePerceiverImageProcessorPil
 
 from .arguments import AUGMENTATION_GROUP, DataArguments
-from .modality import Batch, Modality, Transform
+from .modality import Batch, Choice, Modality, Transform, sampled
 
 DIGITS = "digits"
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+# The marker that ends a file, by Pillow's name of the format. Cameras write a little behind it.
+ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x00\x3b"}
+LAST_BYTES = 64
+# Images whose headers choose the defaults.
+NUM_SAMPLED = 200
+GRAY_MODES = ("1", "L", "I", "I;16", "F")
+# Height and width of the inputs on a CPU and on an accelerator.
+SMALL, LARGE = (64, 64), (128, 128)
 # The paper's evaluation crop: 224 of 256 pixels of the short side.
 CROP = 256 / 224
 
@@ -142,7 +154,7 @@ def make_affine(arguments: ImageAugmentationArguments) -> RandomAffine | None:
 def make_image_augmentation(
     arguments: ImageAugmentationArguments, height: int, width: int, is_gray: bool = False
 ) -> Callable[[PilImage], PilImage] | None:
-    """Makes random crop, flip and RandAugment of an image, in this order; `None` if no flag asks for one.
+    """Makes random crop and RandAugment of an image, in this order; `None` if no flag asks for one.
 
     Args:
         arguments: The flags.
@@ -150,7 +162,7 @@ def make_image_augmentation(
         width: Their width.
         is_gray: Whether images have one channel.
     """
-    if not (arguments.random_resized_crop or arguments.horizontal_flip or arguments.rand_augment):
+    if not (arguments.random_resized_crop or arguments.rand_augment):
         return None
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -163,8 +175,6 @@ def make_image_augmentation(
                 (height, width), scale=(arguments.random_resized_crop, 1.0), interpolation="bicubic"
             )
         )
-    if arguments.horizontal_flip:
-        steps.append(transforms.RandomHorizontalFlip(arguments.horizontal_flip))
     if arguments.rand_augment:
         # Uncovered pixels get the middle of the range, in as many channels as the image has.
         steps.append(rand_augment_transform(arguments.rand_augment, {"img_mean": 128 if is_gray else (128,) * 3}))
@@ -228,21 +238,54 @@ class ImageBatchTransform:
     """Augments a whole batch of a training step.
 
     Attributes:
-        affine: The affine map; `None` if no flag asks for it.
+        flip: Probability of mirroring an image.
+        affine: The affine map, applied next; `None` if no flag asks for it.
         mixup: `(images, labels) -> (images, probabilities)`, applied next; `None` if no flag asks for it.
     """
 
+    flip: float
     affine: RandomAffine | None
     mixup: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
 
     def __call__(self, batch: Batch) -> Batch:
         """Augments the batch; the last one of an epoch is not mixed if its size is odd."""
         images, labels = batch["pixel_values"], batch["labels"]
+        if self.flip:
+            is_mirrored = (torch.rand(len(images)) < self.flip).to(images.device)
+            images = torch.where(is_mirrored[:, None, None, None], images.flip(3), images)
         if self.affine is not None:
             images = self.affine(images)
         if self.mixup is not None and len(labels) % 2 == 0:
             images, labels = self.mixup(images.clone(), labels)
         return {**batch, "pixel_values": images, "labels": labels}
+
+
+def sample_headers(rows: Dataset) -> list[tuple[tuple[int, int], str]]:
+    """Width and height, and Pillow's mode, of some images; their pixels are not decoded.
+
+    Raises:
+        ValueError: If none of them is an image.
+    """
+    found = []
+    for value in sampled(rows.cast_column("image", Image(decode=False)), NUM_SAMPLED, IMAGES):
+        source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+        with contextlib.suppress(Exception), open_image(source) as image:
+            found.append((image.size, image.mode))
+    if not found:
+        raise ValueError(f"None of {min(NUM_SAMPLED, len(rows))} images has a header that can be read.")
+    return found
+
+
+def has_its_end(path: str) -> bool:
+    """Whether an image has a good header, and the last bytes that its format asks for; `False` if it is unclear."""
+    try:
+        with open_image(path) as image:
+            ending = ENDINGS.get(str(image.format))
+    except Exception:  # whoever decodes it says more
+        return False
+    with open(path, "rb") as file:
+        file.seek(-min(LAST_BYTES, os.path.getsize(path)), os.SEEK_END)
+        return ending is not None and ending in file.read()
 
 
 def digits() -> Dataset:
@@ -278,6 +321,11 @@ class ImageModality(Modality):
         # From memory, as Pillow leaves a file open that it cannot read.
         return Image().decode_example({"path": None, "bytes": Path(path).read_bytes()})
 
+    def check_file(self, path: str, processor: Any = None) -> None:
+        """Checks the header, and that the file has its end; decodes it only if that cannot be told."""
+        if not has_its_end(path):
+            read_pil_image(path)
+
     def read(self, source: str, processor: Any) -> np.ndarray:
         """Reads an upright image, (H, W, C), with three channels unless the processor keeps those of the file.
 
@@ -286,6 +334,31 @@ class ImageModality(Modality):
         do_convert_rgb = getattr(processor, "do_convert_rgb", None) is not False
         array = pil_to_array(read_pil_image(source), do_convert_rgb)
         return array.view(ChannelsLast) if array.ndim == 3 else array  # a picture of 3 rows is no channels-first one
+
+    def choose(self, rows: Dataset, is_accelerated: bool) -> Choice:
+        """Chooses by the headers of some of the images."""
+        headers = sample_headers(rows)
+        sides = sorted(side for size, _ in headers for side in size)
+        shortest = int(np.median([min(size) for size, _ in headers]))
+        is_gray = all(mode in GRAY_MODES for _, mode in headers)
+        flags: dict[str, Any] = {"variant": "base" if is_accelerated else "small"}
+        height, width = LARGE if is_accelerated else SMALL
+        what = f"{sides[0]:,} to {sides[-1]:,} pixels"
+        if len({size for size, _ in headers}) == 1 and sides[-1] <= max(SMALL):
+            ((width, height), _) = headers[0]
+            flags["processor"] = {"do_resize": False, "do_center_crop": False}
+        elif shortest < height:
+            height = width = shortest
+        flags["config"] = {"image_size": [height, width], **({"num_channels": 1} if is_gray else {})}
+        flags |= {"rotation": 10.0, "translation": 0.06, "scaling": 0.1, "shear": 5.0}
+        if not is_gray:
+            flags["horizontal_flip"] = 0.5
+        colours = "gray" if is_gray else "colour"
+        return Choice(
+            flags,
+            model=f"`{flags['variant']}` on {width} x {height} {colours} pixels (the images have {what})",
+            augmentation=f"{'' if is_gray else 'mirrored, '}turned, shifted and scaled a little",
+        )
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> BaseImageProcessor:
         """Makes a processor on torchvision if that is installed and works, else on Pillow."""
@@ -311,7 +384,7 @@ class ImageModality(Modality):
         config: PreTrainedConfig,
         is_spatial: bool = False,
     ) -> ImageTransform:
-        """Makes crop, flip and RandAugment of each image. A random crop replaces the processor's own.
+        """Makes crop and RandAugment of each image. A random crop replaces the processor's own.
 
         Raises:
             ValueError: If a flag would change images without their spatial targets.
@@ -341,7 +414,7 @@ class ImageModality(Modality):
         num_labels: int,
         is_spatial: bool = False,
     ) -> ImageBatchTransform | None:
-        """Makes the affine maps, mixup and CutMix.
+        """Makes flips, affine maps, mixup and CutMix.
 
         Raises:
             ValueError: If the batch size is odd and images are to be mixed, or a flag would change images without
@@ -349,8 +422,9 @@ class ImageModality(Modality):
         """
         if is_spatial:
             augmentation.check_targets_stay()
+        flip = augmentation.horizontal_flip
         affine, mixup = make_affine(augmentation), make_mixup(augmentation, batch_size, num_labels)
-        return None if affine is mixup is None else ImageBatchTransform(affine, mixup)
+        return ImageBatchTransform(flip, affine, mixup) if flip or affine or mixup else None
 
     def save_example(self, value: PilImage, folder: Path) -> Path:
         """Writes a PNG file."""

@@ -3,12 +3,15 @@
 The rest of `training` and the command line know a modality through this interface only.
 """
 
+import contextlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
@@ -38,6 +41,21 @@ class Transform(ABC):
     def __call__(self, inputs: list) -> Mapping[str, Any]:
         """Augments and processes the inputs."""
         return self.process([self.augment(value) for value in inputs])
+
+
+@dataclass
+class Choice:
+    """Flags that suit some data, for a model from scratch.
+
+    Attributes:
+        flags: Values by the name of the flag: of the model, its processor and the augmentation.
+        model: Says which model and inputs were chosen and why.
+        augmentation: Says how inputs are varied.
+    """
+
+    flags: dict[str, Any]
+    model: str
+    augmentation: str
 
 
 class Modality(ABC):
@@ -98,8 +116,29 @@ class Modality(ABC):
         """Reads a file to an input as a data set holds it."""
 
     @abstractmethod
+    def check_file(self, path: str, processor: Any = None) -> None:
+        """Checks that a file can be read, as cheaply as its format allows.
+
+        Args:
+            path: Path of the file.
+            processor: What will read it, if that is known.
+
+        Raises:
+            Exception: Whatever its decoder stumbles over.
+        """
+
+    @abstractmethod
     def read(self, source: str, processor: Any) -> Any:
         """Reads a file or URL to what the pipeline takes."""
+
+    def choose(self, rows: Dataset, is_accelerated: bool) -> Choice | None:
+        """Chooses model, processor and augmentation for some training examples; `None` if it has no defaults.
+
+        Args:
+            rows: The examples.
+            is_accelerated: Whether there is an accelerator, which can train a larger model.
+        """
+        return None
 
     @abstractmethod
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> Any:
@@ -155,6 +194,13 @@ class Modality(ABC):
     @abstractmethod
     def save_example(self, value: Any, folder: Path) -> Path:
         """Writes an input of a built-in data set to a file that the user can try `perceivers predict` on."""
+
+
+def sampled(rows: Dataset, number: int, modality: Modality) -> Iterator[Any]:
+    """Yields the inputs of some rows, spread evenly, without those that cannot be decoded."""
+    for row in np.linspace(0, len(rows) - 1, min(number, len(rows)), dtype=int).tolist():
+        with contextlib.suppress(Exception):
+            yield modality.inputs(rows[row : row + 1])[0]
 
 
 def single_chunk(value: Any) -> list:

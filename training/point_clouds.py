@@ -3,6 +3,7 @@
 Letters: B batch, P points, F features of a point in addition to its coordinates.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Array2D, Value
+from datasets import Array2D, Dataset, Value
 from transformers import AutoFeatureExtractor, PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
@@ -24,10 +25,15 @@ from perceivers.preprocessors.point_cloud_files import POINT_CLOUD_SUFFIXES, fur
 
 from .arguments import AUGMENTATION_GROUP, DataArguments, ModelArguments
 from .folders import folders_below, has_suffix, is_hidden, listed, say
-from .modality import Batch, Modality, Transform
+from .modality import Batch, Choice, Modality, Transform, sampled
 from .shapes import SHAPES, shapes
 
 NORMALS = ("nx", "ny", "nz")
+# Clouds that choose the defaults, points that a cloud has at most by default and of which a step sees a part, and
+# features to look for.
+NUM_SAMPLED = 20
+MOST_POINTS, SUBSET = 1024, 256
+FEATURES = (("red", "green", "blue"), ("intensity",))
 # The twelve solids: 3,000 clouds to train on, 720 others to evaluate on.
 SHAPES_SPLITS = {
     "train": partial(shapes, clouds_per_class=250, seed=0),
@@ -61,7 +67,8 @@ class PointCloudDataArguments(DataArguments):
         given = {assignment.partition("=")[0].strip() for assignment in (*model.config, *model.processor)}
         others = sorted(given & {"num_features", "feature_names"})
         if not self.features:
-            if self.train_dir and not others and not model.model_name_or_path:
+            is_new = model.variant or model.config  # otherwise `choose` looks at more than one file
+            if self.train_dir and not others and is_new and not model.model_name_or_path:
                 say_what_is_not_used(os.path.expanduser(self.train_dir))
             return
         if model.model_name_or_path:
@@ -257,6 +264,21 @@ def make_point_augmentation(
     )
 
 
+def _have(clouds: list, features: tuple[str, ...]) -> bool:
+    """Whether all clouds that can be read have these features."""
+    with_features, without = (PointCloudPerceiverFeatureExtractor(feature_names=names) for names in (features, ()))
+    readable = [cloud for cloud in clouds if _can_read(without, cloud)]
+    return bool(readable) and all(_can_read(with_features, cloud) for cloud in readable)
+
+
+def _can_read(extractor: PointCloudPerceiverFeatureExtractor, cloud: Any) -> bool:
+    try:
+        extractor.read(cloud)
+    except Exception:  # a broken file can raise anything in its decoder
+        return False
+    return True
+
+
 class PointCloudModality(Modality):
     """Scans and meshes. All augmentation is of whole batches."""
 
@@ -288,9 +310,44 @@ class PointCloudModality(Modality):
         """Returns the path, which the feature extractor reads."""
         return path
 
+    def check_file(self, path: str, processor: Any = None) -> None:
+        """Reads the file, with the features that are asked for."""
+        (processor or PointCloudPerceiverFeatureExtractor()).read(path)
+
     def read(self, source: str, processor: Any) -> np.ndarray:
         """Reads the points (P, 3 + F)."""
         return processor.read(source)
+
+    def choose(self, rows: Dataset, is_accelerated: bool) -> Choice:
+        """Chooses by the points of some of the clouds and by the columns that all of these have."""
+        clouds = list(sampled(rows, NUM_SAMPLED, self))
+        features = next(filter(partial(_have, clouds), FEATURES), ())
+        extractor = PointCloudPerceiverFeatureExtractor(feature_names=features)
+        sizes = []
+        for cloud in clouds:
+            with contextlib.suppress(Exception):
+                sizes.append(len(extractor.read(cloud)))
+        if not sizes:
+            raise ValueError(f"None of {min(NUM_SAMPLED, len(rows))} point clouds can be read.")
+        num_points = min(int(np.median(sizes)), MOST_POINTS)
+        flags: dict[str, Any] = {
+            "variant": "small",
+            "config": {"num_points": num_points},
+            "features": list(features),
+            "learning_rate": 8e-3,
+            "scaling": 0.01,
+            "rotation": 10.0,
+            "translation": 0.02,
+        }
+        if num_points > SUBSET:
+            flags["subset"] = SUBSET
+        columns = f"and {', '.join(features)}" if features else "alone, as there are neither colours nor intensities"
+        return Choice(
+            flags,
+            model=f"`small` on {num_points:,} points, by their coordinates {columns} (the clouds have "
+            f"{min(sizes):,} to {max(sizes):,} points)",
+            augmentation="turned and shifted a little" + (f", with {SUBSET} points" if num_points > SUBSET else ""),
+        )
 
     def make_processor(self, config: PreTrainedConfig, fields: dict[str, Any]) -> PointCloudPerceiverFeatureExtractor:
         """Makes a processor for clouds of the configured size.

@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data,
         seed=arguments.held_out.seed if arguments.held_out else 0,
         is_training=False,
-        transform=transform,
+        processor=processor,
         select=selection(arguments),
     )
     left_out = LeftOut(examples.origins["validation"], arguments.data.max_unreadable)

@@ -29,6 +29,7 @@ from perceivers.cli.checks import (
     check_resumed_config,
     check_training_flags,
 )
+from perceivers.cli.defaults import choose_steps, complete
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.tasks import Task
@@ -47,7 +48,7 @@ from perceivers.training.held_out import FILE_NAME as HELD_OUT
 from perceivers.training.held_out import HeldOut, hold_out
 from perceivers.training.modality import Transform
 from perceivers.training.model_card import CardFacts, draw_curves, write_card
-from perceivers.training.recipe import write_recipe
+from perceivers.training.recipe import recipe_to_argv, write_recipe
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
 from perceivers_cli import Terminated, describe_error
 
@@ -60,8 +61,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     """Reads the recipe and the flags.
 
     Returns:
-        `task`; the dataclasses `model`, `data`, `augmentation`, `adaptation` and `training`; and `recipe`, which
-        repeats the run.
+        `task`; the dataclasses `model`, `data`, `augmentation`, `adaptation` and `training`; `recipe`, which repeats
+        the run; and, if nothing chooses the model, `complete`, which makes the same from flags to put before the given.
 
     Raises:
         UsageError: For an unknown recipe or flag, or a wrong value.
@@ -84,22 +85,35 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     parser.set_defaults(task=task.name)
     # Parse what was typed
     namespace = parser.parse_argv(argv)
-    # Fall back on a built-in recipe
+    # Go on with the settings that were chosen, or fall back on a built-in recipe
     chooses_model = namespace.model_name_or_path or namespace.variant or namespace.config
     dataset = namespace.dataset_name or (None if namespace.train_dir else next(iter(task.recipes)))
+    earlier = Path(str(namespace.output_dir)) / RECIPE
+    if path is None and not chooses_model and namespace.resume_from_checkpoint and earlier.is_file():
+        path = earlier
     if path is None and not chooses_model and (recipe := task.recipes.get(dataset or "")):
         path = find_recipe(recipe)
     # Parse again after the recipe
-    if path is not None:
-        namespace = parser.parse_argv(recipe_argv(path, parser.flags(), argv) + argv)
-    recorded = {"task": task.name, **parser.recorded(namespace)}
-    # Convert and check values
+    argv = (recipe_argv(path, parser.flags(), argv) if path is not None else []) + argv
+    arguments = to_arguments(task, parser, parser.parse_argv(argv))
+    if path is None and not chooses_model:
+        arguments.complete = lambda flags: to_arguments(task, parser, parser.parse_argv(recipe_to_argv(flags) + argv))
+    return arguments
+
+
+def to_arguments(task: Task, parser: FlagParser, namespace: argparse.Namespace) -> argparse.Namespace:
+    """Converts and checks the values of the flags, see [`parse`].
+
+    Raises:
+        UsageError: For a wrong value.
+    """
     try:
         model, data, augmentation, adaptation, training = parser.to_dataclasses(namespace)
         adaptation.check(model.model_name_or_path)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     check_training_flags(training)
+    recorded = {"task": task.name, **parser.recorded(namespace)}
     return argparse.Namespace(
         task=task,
         model=model,
@@ -108,6 +122,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         adaptation=adaptation,
         training=training,
         recipe=recorded,
+        complete=None,
     )
 
 
@@ -419,9 +434,14 @@ def run(arguments: argparse.Namespace) -> int:
     if training.cpu_threads is not None:
         torch.set_num_threads(training.cpu_threads)
     set_seed(training.seed)
-    config, processor = make_config_and_processor(task, arguments.model)
-    transform = task.modality.eval_transform(processor)
-    examples = load_examples(task.modality, task.objective, arguments.data, training.seed, transform=transform)
+    if arguments.complete is not None:
+        examples = load_examples(task.modality, task.objective, arguments.data, training.seed)
+        arguments = complete(arguments, examples)
+        training = arguments.training
+        config, processor = make_config_and_processor(task, arguments.model)
+    else:
+        config, processor = make_config_and_processor(task, arguments.model)
+        examples = load_examples(task.modality, task.objective, arguments.data, training.seed, processor=processor)
     for line in examples.unreadable:
         print(f"perceivers: warning: skipped {line}", file=sys.stderr)
     set_seed(training.seed)  # loading the data may have drawn numbers; the weights must not depend on it
@@ -444,6 +464,8 @@ def run(arguments: argparse.Namespace) -> int:
     existed = folder.exists()
     try:
         trainer = make_trainer(arguments, model, processor, examples)
+        if training.minutes is not None and training.max_steps <= 0 and "num_train_epochs" not in arguments.recipe:
+            choose_steps(arguments, model, trainer)
         if training.overwrite_output_dir and checkpoint is None:
             for stale in folder.glob("checkpoint-*"):
                 shutil.rmtree(stale)
