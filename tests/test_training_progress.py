@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from types import SimpleNamespace
@@ -97,6 +98,13 @@ def test_without_a_bar_every_evaluation_is_a_line(monkeypatch, terminal, is_term
         "perceivers: Step 2 of 4: loss 0.500, evaluation loss 0.500, accuracy 25.00 %",
         "perceivers: Step 4 of 4: loss 0.250, evaluation loss 0.500, accuracy 50.00 %",
     ]
+
+
+def test_a_terminal_of_unknown_size_gets_lines(monkeypatch, terminal):
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 2)
+    monkeypatch.setattr(module.os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))
+    run(terminal)
+    assert len([line for line in terminal.getvalue().splitlines() if "accuracy" in line]) == 2
 
 
 def test_without_bar_and_evaluations_every_log_entry_is_a_line(terminal):

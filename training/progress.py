@@ -1,9 +1,10 @@
 """What one sees of a training while it runs: what it runs on, one progress bar, and how long it takes."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -214,6 +215,9 @@ def make_bar(args: TrainingArguments, **options: Any) -> tqdm | None:
     """
     if args.disable_tqdm or not sys.stderr.isatty():
         return None
+    with suppress(OSError, ValueError):  # of a stream that is no file
+        if os.get_terminal_size(sys.stderr.fileno()).lines == 0:  # of unknown size, where tqdm draws nothing
+            return None
     bar = tqdm(file=sys.stderr, dynamic_ncols=True, **options)
     return None if bar.disable else bar
 
