@@ -87,6 +87,8 @@ def test_model_card(trained):
     assert f"{100 * results['eval_accuracy']:.2f} %" in card.text
     assert "trust_remote_code=True" in card.text
     assert "num_latents: 4" in card.text
+    assert "| accuracy of chance | 10.00 % |" in card.text
+    assert sum(int(line.split(" | ")[2].strip(" |")) for line in card.text.splitlines() if " % | " in line[5:]) == 24
 
 
 def test_evaluate_measures_the_images_held_out_in_training(trained, tmp_path, capsys):
@@ -136,7 +138,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(PerceiverTrainer, "training_step", press_ctrl_c)
         assert main(["train", *DIGITS, *QUICK, "--output_dir", str(folder)]) == 130
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers:")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceivers: stopped")]
     command = f"perceivers train {folder}/recipe.yaml --resume_from_checkpoint last"
     assert line == f"perceivers: stopped at step 1 of 4; to go on: {command}"
     assert signal.getsignal(signal.SIGINT) is handler

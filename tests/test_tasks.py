@@ -18,6 +18,7 @@ from perceivers import (
     PointCloudPerceiverFeatureExtractor,
 )
 from perceivers.cli.main import main
+from perceivers.cli.results import Results
 from perceivers.tasks import TASK_NAMES, TASKS, task_for_model, task_named
 from perceivers.training.audio import AUDIO, AudioAugmentationArguments
 from perceivers.training.classification import CLASSIFICATION, Classification, ClassTargets
@@ -218,7 +219,7 @@ class TestObjective:
         monkeypatch.setattr(
             "perceivers.cli.train.train", lambda trainer, *others: seen.append(trainer.args) or {"train_loss": 1.0}
         )
-        monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: {"eval_accuracy": 0.5})
+        monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: Results({"eval_accuracy": 0.5}))
         quick = ["digits", "--max_train_samples", "32", "--max_eval_samples", "16", "--disable_tqdm", "true"]
         words = [*quick, "--metric_for_best_model", "accuracy"]
         for index, extra in enumerate(([], ["--greater_is_better", "true"])):

@@ -320,5 +320,17 @@ class AudioModality(Modality):
         path.write_bytes(value["bytes"])
         return path
 
+    def draw(self, value: dict[str, Any], transform: Transform, axes: Any) -> None:
+        """Draws what the model hears of a recording: its samples, or its spectrogram with low pitches below."""
+        tensors = transform.process([value])
+        signal = next(values[0] for name, values in tensors.items() if name.startswith("input_"))
+        mask = tensors.get("attention_mask")
+        if mask is not None and len(mask[0]) == len(signal):
+            signal = signal[mask[0].bool()]
+        if signal.ndim == 1:
+            axes.plot(signal.numpy(), linewidth=0.5)
+        else:
+            axes.imshow(signal.numpy().T, origin="lower", aspect="auto")
+
 
 AUDIO = AudioModality()

@@ -30,12 +30,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .arguments import VALIDATION_NAMES
+from .class_findings import class_findings, class_mistakes, ranking_findings, ranking_mistakes
 from .class_folders import ClassFolder, read_class_folder
 from .folders import listed, say
 from .heads import is_unnamed, matching_rows, names_of
 from .labels import Labels, describe_labels, has_labels, is_class_label, read_labels
 from .modality import Modality
-from .objective import FolderFiles, Objective
+from .objective import Findings, FolderFiles, Mistake, Objective, Outcome
 
 TOP = 5
 # With fewer classes, the right one is among the first five too often to tell models apart.
@@ -177,6 +178,12 @@ class Classification(Objective):
         """(B, num_labels) -> predictions."""
         return logits.float() if targets.is_multi_label else most_probable(logits)
 
+    def confidences(self, logits: torch.Tensor, targets: ClassTargets) -> torch.Tensor:
+        """The probability of the most probable class; for several labels, the predictions say it themselves."""
+        if targets.is_multi_label:
+            return super().confidences(logits, targets)
+        return logits.float().softmax(dim=-1).amax(dim=-1)
+
     def references(self, dataset: Dataset, config: PreTrainedConfig, targets: ClassTargets) -> np.ndarray:
         """(examples,) classes or, for several labels, (examples, num_labels) zeros and ones."""
         id2label: dict[int, str] = config.id2label  # type: ignore[assignment]
@@ -194,10 +201,21 @@ class Classification(Objective):
         self, predictions: np.ndarray, references: np.ndarray, config: PreTrainedConfig, targets: ClassTargets
     ) -> dict[str, Any]:
         """The figures of every class under `classes`; for one label also the confusion matrix."""
-        names = [config.id2label[index] for index in range(len(config.id2label))]  # type: ignore[index,arg-type]
+        names = _names(config)
         if targets.is_multi_label:
             return ranking_report(predictions, references, names)
         return class_report(predictions[:, 0], references, names)
+
+    def findings(self, outcome: Outcome, config: PreTrainedConfig, targets: ClassTargets, noun: str) -> Findings:
+        """Compares with chance and with the most frequent class, and names the weakest classes."""
+        if not targets.is_multi_label:
+            return class_findings(outcome, _names(config), noun)
+        rows = ranking_report(outcome.predictions, outcome.references, _names(config))["classes"]
+        return ranking_findings(rows, len(outcome.references), noun)
+
+    def mistakes(self, outcome: Outcome, config: PreTrainedConfig, targets: ClassTargets) -> list[Mistake]:
+        """The examples with a wrong class or, for several labels, with one on the wrong side of a half."""
+        return (ranking_mistakes if targets.is_multi_label else class_mistakes)(outcome, _names(config))
 
     def table(self, results: dict[str, Any], targets: ClassTargets) -> str:
         """A row per class."""
@@ -284,6 +302,11 @@ def class_weights(labels: list[int] | list[list[int]], num_labels: int) -> np.nd
     """
     rows = multi_hot([label if isinstance(label, list) else [label] for label in labels], num_labels)
     return (rows / rows.sum(axis=0).clip(min=1)).sum(axis=1) / rows.sum(axis=1).clip(min=1)
+
+
+def _names(config: PreTrainedConfig) -> list[str]:
+    """The names of the model's classes, by their number."""
+    return [config.id2label[index] for index in range(len(config.id2label))]  # type: ignore[index,arg-type]
 
 
 def _alike(names: list[str]) -> list[list[str]]:

@@ -291,13 +291,17 @@ def each(items: list, process: Callable[[list], list], refuse: Callable[[Any, Ex
 
 def unreadable(rows: datasets.Dataset, number: int, modality: Modality, error: Exception) -> Unreadable:
     """Names a row whose input cannot be read, without reading it."""
-    reason = reason_of(error)
+    return Unreadable(number, file_of(rows, number, modality), reason_of(error))
+
+
+def file_of(rows: datasets.Dataset, number: int, modality: Modality) -> str | None:
+    """The file of a row's input, which is not read; `None` if it has none."""
     for column in modality.columns:
         value = rows.select_columns([column]).with_format("arrow")[number][column][0].as_py()
         path = value.get("path") if isinstance(value, dict) else value
         if isinstance(path, str):
-            return Unreadable(number, path, reason)
-    return Unreadable(number, None, reason)
+            return path
+    return None
 
 
 def reason_of(error: Exception) -> str:

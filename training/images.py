@@ -51,6 +51,8 @@ GRAY_MODES = ("1", "L", "I", "I;16", "F")
 SMALL, LARGE = (64, 64), (128, 128)
 # The paper's evaluation crop: 224 of 256 pixels of the short side.
 CROP = 256 / 224
+# Pixels of the longer side of a drawn picture, at least, unless it has fewer.
+DRAWN_SIZE = 256
 
 
 @dataclass
@@ -311,6 +313,7 @@ class ImageModality(Modality):
     data_arguments = ImageDataArguments
     augmentation_arguments = ImageAugmentationArguments
     example = "image.png"
+    pretrained = "deepmind/vision-perceiver-fourier"
 
     def accepts(self, column: str, feature: Any) -> bool:
         """Whether it is a column of images."""
@@ -431,6 +434,12 @@ class ImageModality(Modality):
         path = folder / "example.png"
         value.save(path)
         return path
+
+    def draw(self, value: PilImage, transform: Transform, axes: Any) -> None:
+        """Draws the whole picture, upright and as bright as the processor reads it."""
+        array = pil_to_array(value, do_convert_rgb=True)
+        step = max(1, max(array.shape[:2]) // DRAWN_SIZE)
+        axes.imshow(array[::step, ::step], cmap="gray")
 
 
 IMAGES = ImageModality()

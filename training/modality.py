@@ -77,6 +77,8 @@ class Modality(ABC):
         data_arguments: Dataclass of the flags that choose the data.
         augmentation_arguments: Dataclass of the flags that vary it.
         example: File name for the usage example on the model card.
+        projection: matplotlib's projection of the axes that `draw` draws into; `None` for flat ones.
+        pretrained: A published model that examples of one's own can fine-tune; `None` if there is none.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Modality(ABC):
     data_arguments: type[DataArguments]
     augmentation_arguments: type
     example: str
+    projection: str | None = None
+    pretrained: str | None = None
 
     def supports(self, config: PreTrainedConfig) -> bool:
         """Whether models with this configuration read this modality, as far as their Auto class leaves it open."""
@@ -194,6 +198,15 @@ class Modality(ABC):
     @abstractmethod
     def save_example(self, value: Any, folder: Path) -> Path:
         """Writes an input of a built-in data set to a file that the user can try `perceivers predict` on."""
+
+    def draw(self, value: Any, transform: Transform, axes: Any) -> None:  # noqa: B027
+        """Draws an input for the picture of mistakes. The default leaves the axes empty.
+
+        Args:
+            value: The input.
+            transform: Makes tensors of it, as `eval_transform` returned it.
+            axes: matplotlib's axes, of `projection`.
+        """
 
 
 def sampled(rows: Dataset, number: int, modality: Modality) -> Iterator[Any]:

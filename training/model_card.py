@@ -1,17 +1,16 @@
-"""The README.md of a trained model: metadata for the Hub, text for people, and a picture of the run."""
+"""The README.md of a trained model: metadata for the Hub, and text for people."""
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from matplotlib.figure import Figure
 
 from .folders import printable
-from .objective import Objective
+from .objective import Findings, Objective
 
 TEXT = """\
 ---
@@ -25,13 +24,13 @@ on {dataset}. It has {num_parameters:,} parameters.
 
 ## Results
 
-Measured on {num_eval_examples:,} held-out {noun}:
+{warning}Measured on {num_eval_examples:,} held-out {noun}:
 
 | metric | value |
 |---|---|
 {results}
 
-{curves}
+{classes}{curves}
 
 ## How to use
 
@@ -83,6 +82,7 @@ class CardFacts:
         recipe: Flags of the run and their values.
         versions: Version of each package.
         curves: File name of the picture of the run.
+        findings: What the metrics mean.
     """
 
     name: str
@@ -102,6 +102,7 @@ class CardFacts:
     recipe: dict[str, Any]
     versions: dict[str, str]
     curves: str | None = None
+    findings: Findings = field(default_factory=Findings)
 
 
 def make_card(facts: CardFacts) -> ModelCard:
@@ -133,6 +134,10 @@ def make_card(facts: CardFacts) -> ModelCard:
         eval_results=results,
     )
     recipe = yaml_block(facts.recipe)
+    main, warning = objective.main_metric(facts.targets), facts.findings.warning
+    lines = [(titles[key], objective.format_metric(key, value)) for key, value in measured.items()]
+    for guess, value in facts.findings.baselines.items():
+        lines.append((f"{titles[main]} of {guess}", objective.format_metric(main, value)))
     text = TEXT.format(
         front_matter=data.to_yaml(),
         name=as_text(name),
@@ -145,9 +150,9 @@ def make_card(facts: CardFacts) -> ModelCard:
         num_parameters=facts.num_parameters,
         num_eval_examples=facts.num_eval_examples,
         num_train_examples=facts.num_train_examples,
-        results="\n".join(
-            f"| {as_text(titles[key])} | {objective.format_metric(key, value)} |" for key, value in measured.items()
-        ),
+        results="\n".join(f"| {as_text(title)} | {value} |" for title, value in lines),
+        warning=f"**{as_text(warning)}**\n\n" if warning else "",
+        classes=markdown_table(facts.findings.table),
         curves=f"![Loss and metric over the epochs]({facts.curves})" if facts.curves else "",
         location=as_code(facts.location),
         recipe=recipe,
@@ -155,6 +160,15 @@ def make_card(facts: CardFacts) -> ModelCard:
         versions=", ".join(f"{package} {version}" for package, version in facts.versions.items()),
     )
     return ModelCard(text)
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """A table in Markdown with an empty line after it; nothing without rows."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    lines[0], lines[2:] = [*map(as_text, lines[0])], [[*map(as_text, line)] for line in lines[2:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
 
 
 def plain(text: str) -> str:
@@ -183,31 +197,3 @@ def yaml_block(values: Any) -> str:
 def write_card(facts: CardFacts, folder: Path) -> None:
     """Writes the card as the README.md of the folder."""
     make_card(facts).save(folder / "README.md")
-
-
-def draw_curves(log_history: list[dict[str, Any]], metric: str, title: str, path: Path) -> None:
-    """Draws the losses of training and evaluation, and a metric of the evaluation in percent.
-
-    Args:
-        log_history: The Trainer's `state.log_history`.
-        metric: Key of the metric in it, whose values are in 0..1.
-        title: What to call the metric.
-        path: Path of the picture, whose suffix is its format.
-    """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss_axes, metric_axes = figure.subplots(1, 2)
-    for key, name in (("loss", "training"), ("eval_loss", "evaluation")):
-        loss_axes.plot(*_series(log_history, key), label=name)
-    loss_axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    loss_axes.legend()
-    epochs, values = _series(log_history, metric)
-    metric_axes.plot(epochs, [100 * value for value in values])
-    metric_axes.set(xlabel="epoch", ylabel=f"{title} in evaluation, %")
-    for axes in (loss_axes, metric_axes):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-
-
-def _series(log_history: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
-    return [epoch for epoch, _ in points], [value for _, value in points]

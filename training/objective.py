@@ -36,6 +36,57 @@ class FolderFiles:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a model predicted in an evaluation.
+
+    Attributes:
+        predictions: What `Objective.reduce` kept, an example per row.
+        references: What they are compared with.
+        confidences: (examples,) how sure the model is of each prediction, in 0..1; see `Objective.confidences`.
+        rows: (examples,) the row of each example in the data set; `None` if it is not known.
+    """
+
+    predictions: np.ndarray
+    references: np.ndarray
+    confidences: np.ndarray
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An example that the model is wrong about.
+
+    Attributes:
+        number: Its place among the examples of the outcome.
+        target: What is right.
+        prediction: What the model says.
+        score: How sure the model is of what is wrong, in 0..1.
+    """
+
+    number: int
+    target: str
+    prediction: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the figures of an evaluation mean, in words for a terminal and for the model card.
+
+    Attributes:
+        baselines: What the main metric would be without a model, by the name of the guess.
+        remarks: Sentences on the baselines and on what is predicted worst.
+        warning: Says so if the result is near a baseline; `None` if it is not.
+        table: Rows for the model card, by the name of the column; all have the same columns.
+    """
+
+    baselines: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    warning: str | None = None
+    table: list[dict[str, str]] = field(default_factory=list)
+
+
 class Objective(ABC):
     """A kind of prediction, with its targets, loss and metrics. There is one instance of each.
 
@@ -144,6 +195,13 @@ class Objective(ABC):
         """Keeps of a batch of logits only what the metrics need, before anything is gathered in memory."""
         return logits
 
+    def confidences(self, logits: torch.Tensor, targets: Any) -> torch.Tensor:
+        """How sure the model is of each prediction of a batch of logits, (B,) in 0..1.
+
+        The default is 0, for objectives whose predictions say it themselves, or that have no such score.
+        """
+        return logits.new_zeros(len(logits), dtype=torch.float32)
+
     @abstractmethod
     def references(self, dataset: Dataset, config: PreTrainedConfig, targets: Any) -> np.ndarray:
         """The targets of a data set, numbered as the model with this configuration numbers them.
@@ -165,6 +223,21 @@ class Objective(ABC):
     @abstractmethod
     def table(self, results: dict[str, Any], targets: Any) -> str:
         """Formats what `report` returned as text for a terminal."""
+
+    def findings(self, outcome: Outcome, config: PreTrainedConfig, targets: Any, noun: str) -> Findings:
+        """Says what the figures of an evaluation mean. The default says nothing.
+
+        Args:
+            outcome: What the model predicted.
+            config: The model's configuration.
+            targets: What `load_targets` returned.
+            noun: What several inputs are called.
+        """
+        return Findings()
+
+    def mistakes(self, outcome: Outcome, config: PreTrainedConfig, targets: Any) -> list[Mistake]:
+        """Finds the examples that the model is wrong about, the most wrong first. The default finds none."""
+        return []
 
     @abstractmethod
     def titles(self, targets: Any) -> dict[str, str]:

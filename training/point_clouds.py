@@ -294,6 +294,7 @@ class PointCloudModality(Modality):
     data_arguments = PointCloudDataArguments
     augmentation_arguments = PointCloudAugmentationArguments
     example = "cloud.ply"
+    projection = "3d"
 
     def supports(self, config: PreTrainedConfig) -> bool:
         """Only our own: transformers' models for sequences read text."""
@@ -399,6 +400,14 @@ class PointCloudModality(Modality):
         path = folder / "example.xyz"
         np.savetxt(path, value, fmt="%.5f")
         return path
+
+    def draw(self, value: Any, transform: Transform, axes: Any) -> None:
+        """Draws the points that the model sees, after the normalisation."""
+        tensors = transform.process([value])
+        points = tensors["point_values"][0][tensors["attention_mask"][0].bool()].numpy()
+        axes.scatter(*points[:, :3].T, s=2)
+        axes.set(zticks=[], box_aspect=(1, 1, 1))
+        axes.set_aspect("equal")
 
 
 POINT_CLOUDS = PointCloudModality()

@@ -1,11 +1,13 @@
-"""transformers' Trainer with an objective, batch augmentation, timm's optimisers, and an end that loses nothing."""
+"""transformers' Trainer with an objective, batch augmentation, timm's optimisers, and an end that loses nothing.
+
+It shows its progress by a bar of our own, see [`Progress`].
+"""
 
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from perceivers.modeling.safetensors_only import share_weights
@@ -22,7 +34,8 @@ from .arguments import PerceiverTrainingArguments
 from .checkpoints import STATE, UNFINISHED, written_beside
 from .examples import LEFT_OUT, ExampleCollator, ExampleDataset
 from .modality import Batch
-from .objective import Objective
+from .objective import Objective, Outcome
+from .progress import Progress, silent_libraries
 
 
 class DivergedError(ValueError):
@@ -42,10 +55,15 @@ class PerceiverTrainer(Trainer):
         sample_weights: How often each training example is drawn, with replacement; `None` draws each once per epoch.
 
     The other arguments are the Trainer's.
+
+    Attributes:
+        outcome: What the model predicted in the last evaluation; `None` before the first.
     """
 
     train_dataset: ExampleDataset
     eval_dataset: ExampleDataset
+    objective: Objective
+    targets: Any
 
     def __init__(
         self,
@@ -63,9 +81,14 @@ class PerceiverTrainer(Trainer):
         self.batch_transform, self.sample_weights = batch_transform, sample_weights
         self._last_checkpoint: Path | None = None
         self._is_saving = False
+        self.objective, self.targets = objective, targets
+        if args.device.type == "cpu":
+            args.dataloader_pin_memory = False  # else PyTorch warns that it does nothing, before every evaluation
+        self.outcome: Outcome | None = None
+        self._unread: set[int] = set()
         if args.timm_optimizer:
             kwargs["optimizer_cls_and_kwargs"] = timm_optimizer(args)
-        kwargs["callbacks"] = [*kwargs.get("callbacks", ()), EpochOfDraws(train_dataset)]
+        kwargs["callbacks"] = [*kwargs.get("callbacks", ()), EpochOfDraws(train_dataset), LossesToDraw()]
         super().__init__(
             model=model,
             args=args,
@@ -74,12 +97,44 @@ class PerceiverTrainer(Trainer):
             eval_dataset=eval_dataset,
             data_collator=ExampleCollator(objective.collator(targets)),
             compute_loss_func=objective.loss(targets, args.label_smoothing_factor, batch_transform is not None),
-            compute_metrics=lambda outputs: objective.metrics(
-                np.asarray(outputs.predictions), np.asarray(outputs.label_ids), targets
-            ),
-            preprocess_logits_for_metrics=partial(objective.reduce, targets=targets),
+            compute_metrics=self._measure,
+            preprocess_logits_for_metrics=self._reduce,  # type: ignore[arg-type]
             **kwargs,
         )
+        # In a notebook, transformers shows a table of its own.
+        shown = (self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback))
+        self.progress = Progress(objective, targets, train_dataset.modality.noun)
+        if any(shown):
+            self.add_callback(self.progress)
+
+    def _reduce(self, logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keeps of a batch of logits the predictions and their confidences."""
+        return self.objective.reduce(logits, labels, self.targets), self.objective.confidences(logits, self.targets)
+
+    def _measure(self, outputs: EvalPrediction) -> dict[str, float]:
+        """Keeps the outcome of an evaluation and computes its metrics."""
+        predictions, confidences = map(np.asarray, outputs.predictions)
+        references = np.asarray(outputs.label_ids)
+        # Each of several processes knows only the examples that it could not read itself.
+        rows = np.array([row for row in range(len(self.eval_dataset)) if row not in self._unread])
+        is_known = self.args.world_size == 1 and len(rows) == len(references)
+        self.outcome = Outcome(predictions, references, confidences, rows if is_known else None)
+        return self.objective.metrics(predictions, references, self.targets)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the Trainer's training, and leaves the terminal in order however it ends."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.progress.close()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Runs the Trainer's evaluation, and leaves the terminal in order however it ends."""
+        self._unread = set()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.progress.close_evaluation()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.sample_weights is None:
@@ -109,12 +164,14 @@ class PerceiverTrainer(Trainer):
         Raises:
             UnreadableError: If too many examples cannot be read.
         """
-        self._leave_out(inputs, self.eval_dataset)
+        self._unread |= self._leave_out(inputs, self.eval_dataset)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys) if inputs else (None,) * 3
 
-    def _leave_out(self, batch: Batch, dataset: ExampleDataset) -> None:
+    def _leave_out(self, batch: Batch, dataset: ExampleDataset) -> set[int]:
+        """Takes the examples off a batch that could not be read, and returns their rows."""
         if unreadable := batch.pop(LEFT_OUT, None):
             dataset.left_out.add(unreadable)
+        return {example.number for example in unreadable or ()}
 
     def _diverged(self, what: str) -> DivergedError:
         kept = f"{self._last_checkpoint} is the last checkpoint before" if self._last_checkpoint else "none was saved"
@@ -136,7 +193,7 @@ class PerceiverTrainer(Trainer):
                 raise self._diverged(f"after step {self.state.global_step}, {name} has such values")
         folder = Path(output_dir or str(self.args.output_dir))
         is_alone = self.args.should_save and not self._is_saving  # else it is within a checkpoint, or writes nothing
-        with written_beside(folder) if is_alone else nullcontext(folder) as target:
+        with written_beside(folder) if is_alone else nullcontext(folder) as target, silent_libraries():
             super()._save(str(target), state_dict)
             share_weights(target)
 
@@ -199,6 +256,24 @@ class EpochOfDraws(TrainerCallback):
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Chooses the epoch."""
         self.examples.set_epoch(int(state.epoch or 0))
+
+
+class LossesToDraw(TrainerCallback):
+    """Logs the loss after the first step, the last, and before every evaluation, beside what the flags ask for.
+
+    However short a training is, its loss is then a line, and stands beside that of every evaluation.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Asks for a log entry."""
+        if args.logging_strategy != "no":
+            is_end = state.global_step in (1, state.max_steps)
+            control.should_log = control.should_log or control.should_evaluate or is_end
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Asks for a log entry if there is an evaluation."""
+        if args.logging_strategy != "no":
+            control.should_log = control.should_log or control.should_evaluate
 
 
 class WeightedSampler(WeightedRandomSampler):

@@ -7,7 +7,6 @@ A recipe, which is a YAML file or the name of a built-in one, comes first; `--li
 """
 
 import argparse
-import math
 import os
 import shlex
 import shutil
@@ -16,9 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 import perceivers
@@ -30,12 +27,12 @@ from perceivers.cli.checks import (
     check_training_flags,
 )
 from perceivers.cli.defaults import choose_steps, complete
-from perceivers.cli.errors import UsageError, UserError, one_line
+from perceivers.cli.errors import UsageError, UserError
 from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
+from perceivers.cli.results import VERSIONS, finish, print_what_next
 from perceivers.tasks import Task
 from perceivers.training.adaptation import AdaptationArguments, load_config, propose_weights
 from perceivers.training.arguments import (
-    DataArguments,
     ModelArguments,
     PerceiverTrainingArguments,
     parse_assignments,
@@ -47,14 +44,12 @@ from perceivers.training.heads import load_for_classes
 from perceivers.training.held_out import FILE_NAME as HELD_OUT
 from perceivers.training.held_out import HeldOut, hold_out
 from perceivers.training.modality import Transform
-from perceivers.training.model_card import CardFacts, draw_curves, write_card
 from perceivers.training.recipe import recipe_to_argv, write_recipe
+from perceivers.training.results import forget_mistakes
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
 from perceivers_cli import Terminated, describe_error
 
-CURVES = "training_curves.png"
 RECIPE = "recipe.yaml"
-VERSIONS = {module.__name__: module.__version__ for module in (perceivers, transformers, torch, datasets)}
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
@@ -62,7 +57,7 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
 
     Returns:
         `task`; the dataclasses `model`, `data`, `augmentation`, `adaptation` and `training`; `recipe`, which repeats
-        the run; and, if nothing chooses the model, `complete`, which makes the same from flags to put before the given.
+        the run; and, if nothing chooses the model, `complete`, which makes the same from flags to put before those.
 
     Raises:
         UsageError: For an unknown recipe or flag, or a wrong value.
@@ -335,97 +330,6 @@ def rescue(trainer: PerceiverTrainer, go_on: str) -> str | None:
     return f"Step {trainer.state.global_step} is saved; {go_on}"
 
 
-def evaluate(trainer: PerceiverTrainer) -> dict[str, float]:
-    """Evaluates the trained model, which is saved already.
-
-    Raises:
-        UserError: If that fails.
-    """
-    folder = trainer.args.output_dir
-    try:
-        metrics = trainer.evaluate()
-    except Exception as error:
-        raise UserError(f"The model is saved in {folder}, but its evaluation failed: {one_line(error)}") from error
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise UserError(f"The model is saved in {folder}, but its evaluation gave {wrong[0]}={metrics[wrong[0]]}.")
-    return metrics
-
-
-def finish(
-    trainer: PerceiverTrainer, arguments: argparse.Namespace, model: PreTrainedModel, examples: Examples
-) -> dict[str, float]:
-    """Writes model and processor into the output folder, evaluates, and adds results, curves and card.
-
-    Returns:
-        The metrics of the evaluation.
-    """
-    task: Task = arguments.task
-    training: PerceiverTrainingArguments = arguments.training
-    objective, targets = task.objective, examples.targets
-    folder = Path(training.output_dir)
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        task.save_pipeline(model, trainer.processing_class, folder)
-    metrics = evaluate(trainer)
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return metrics
-    metric = objective.main_metric(targets)
-    draw_curves(trainer.state.log_history, f"eval_{metric}", objective.titles(targets)[metric], folder / CURVES)
-    facts = CardFacts(
-        name=folder.resolve().name,
-        task=task.name,
-        noun=task.modality.noun,
-        example=task.modality.example,
-        objective=objective,
-        targets=targets,
-        location=training.hub_model_id or str(folder),
-        dataset=examples.source,
-        dataset_id=arguments.data.dataset_name if is_on_hub(task, arguments.data) else None,
-        base_model=arguments.model.model_name_or_path,
-        num_parameters=model.num_parameters(),
-        num_train_examples=trainer.train_dataset.num_readable,
-        num_eval_examples=trainer.eval_dataset.num_readable,
-        metrics=metrics,
-        recipe=arguments.recipe,
-        versions=VERSIONS,
-        curves=CURVES,
-    )
-    write_card(facts, folder)
-    return metrics
-
-
-def is_on_hub(task: Task, data: DataArguments) -> bool:
-    """Whether the name of the data set is one on the Hub."""
-    name = data.dataset_name
-    return name is not None and name not in task.modality.built_in and not os.path.exists(os.path.expanduser(name))
-
-
-def print_what_next(
-    trainer: PerceiverTrainer, arguments: argparse.Namespace, examples: Examples, results: dict[str, float]
-) -> None:
-    """Prints the result, and a command that tries the model."""
-    task: Task = arguments.task
-    modality, objective = task.modality, task.objective
-    folder = Path(arguments.training.output_dir)
-    found = (trainer.train_dataset.left_out, trainer.eval_dataset.left_out)
-    if number := len(examples.unreadable) + sum(map(len, found)):
-        print(f"Skipped {number} unreadable {modality.name if number == 1 else modality.noun}, listed above.")
-    metric = objective.main_metric(examples.targets)
-    title = objective.titles(examples.targets)[metric].capitalize()
-    value = objective.format_metric(metric, results[f"eval_{metric}"])
-    print(f"{title} on {trainer.eval_dataset.num_readable:,} held-out {modality.noun}: {value}")
-    example: Path | str = modality.example.upper()
-    if arguments.data.dataset_name in modality.built_in:
-        (value,) = modality.inputs(examples.validation.with_format(None)[:1])
-        example = modality.save_example(value, folder)
-    command = shlex.join(["perceivers", "predict", str(folder), str(example)])
-    print(f"The model is in {folder}. Try it: {command}")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Trains, evaluates, writes everything into the output folder, and prints what to do next."""
     task: Task = arguments.task
@@ -472,13 +376,13 @@ def run(arguments: argparse.Namespace) -> int:
         if trainer.is_world_process_zero():
             write_recipe(folder / RECIPE, arguments.recipe, "Repeat this run: perceivers train recipe.yaml")
             held_out.write(folder)
+            forget_mistakes(folder)
         metrics = train(trainer, checkpoint, how_to_go_on(arguments))
     except BaseException:
         if not existed and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {RECIPE, HELD_OUT}:
             shutil.rmtree(folder)
         raise
     model = arguments.adaptation.merge(trainer)
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     results = finish(trainer, arguments, model, examples)
     if training.push_to_hub:
