@@ -46,19 +46,18 @@ def main() -> None:
         folder = Path(temporary)
         images = make_images(folder / "images")
         unbroken = folder / "unbroken"
-        start = time.perf_counter()
         process = begin(images, unbroken)
-        wait_for_checkpoint(process, unbroken)
-        begun = time.perf_counter()
+        wait_for_checkpoint(process, unbroken, 1)
+        start = time.perf_counter()
+        wait_for_checkpoint(process, unbroken, STEPS)
+        step = (time.perf_counter() - start) / STEPS
         assert process.wait() == 0, process.stderr
-        training = time.perf_counter() - begun
-        print(f"An unbroken run takes {begun - start:.1f} s to its first checkpoint, {training:.1f} s from there.")
         expected = digest(unbroken)
         trials = []
         for kind, number in ((signal.SIGKILL, arguments.kills), (signal.SIGTERM, arguments.terminations)):
             for index in range(number):
                 out = folder / f"{kind.name}-{index}"
-                trials.append(interrupt(kind, images, out, draw.uniform(0, 0.9 * training), expected))
+                trials.append(interrupt(kind, images, out, draw.uniform(1, STEPS - 1), step, expected))
                 print(trials[-1], flush=True)
                 shutil.rmtree(out)
         size = sum(path.stat().st_size for path in (unbroken / f"checkpoint-{STEPS}").iterdir())
@@ -89,9 +88,9 @@ def resume(out: Path) -> subprocess.CompletedProcess:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-def wait_for_checkpoint(process: subprocess.Popen, out: Path) -> None:
-    while process.poll() is None and not any(out.glob("checkpoint-*")):
-        time.sleep(0.005)
+def wait_for_checkpoint(process: subprocess.Popen, out: Path, step: int) -> None:
+    while process.poll() is None and not (out / f"checkpoint-{step}").exists():
+        time.sleep(0.001)
 
 
 def steps_in(out: Path) -> list[int]:
@@ -103,11 +102,22 @@ def digest(out: Path) -> str:
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
 
 
-def interrupt(kind: signal.Signals, images: Path, out: Path, seconds: float, expected: str) -> dict[str, Any]:
-    """Starts a run, sends it a signal some seconds after its first checkpoint, and resumes it."""
+def interrupt(
+    kind: signal.Signals, images: Path, out: Path, moment: float, step: float, expected: str
+) -> dict[str, Any]:
+    """Starts a run, sends it a signal, and resumes it.
+
+    Args:
+        kind: The signal.
+        images: The images to train on.
+        out: Folder of the run.
+        moment: When to send it, in steps.
+        step: Duration of a step in seconds.
+        expected: Digest of the final weights.
+    """
     process = begin(images, out)
-    wait_for_checkpoint(process, out)
-    time.sleep(seconds)
+    wait_for_checkpoint(process, out, int(moment))
+    time.sleep(moment % 1 * step)
     process.send_signal(kind)
     _, errors = process.communicate()
     return {

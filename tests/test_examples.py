@@ -66,5 +66,5 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert [cell for cell in notebook.cells if cell.get("outputs")] == [], "clear the outputs before committing"
     done = NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", []))
-    assert "error" not in printed
+    assert "error" not in printed.replace("errors.", "")  # the mistakes that `train` draws and lists
     assert printed.count("held-out") == sum("%run -m perceivers train" in cell.source for cell in notebook.cells)
