@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from .examples import LeftOut, Origin, Unreadable, each, unreadable
+from .examples import LeftOut, Origin, each, unreadable
 from .modality import Modality, Transform, single_chunk
 from .objective import Objective
 
@@ -29,9 +29,7 @@ class Predictor:
         transform: Turns inputs into tensors.
         chunks: Cuts an input into the chunks that the model sees one by one.
         batch_size: Number of chunks that the model sees at once.
-
-    Attributes:
-        unreadable: The examples that cannot be read, by row; complete when all predictions were made.
+        left_out: Gets each example that cannot be read when it is found.
     """
 
     def __init__(
@@ -44,10 +42,11 @@ class Predictor:
         transform: Transform,
         chunks: Callable[[Any], Iterable],
         batch_size: int,
+        left_out: LeftOut,
     ):
         self.model, self.modality, self.objective, self.targets = model, modality, objective, targets
         self.dataset, self.transform, self.chunks, self.batch_size = dataset, transform, chunks, batch_size
-        self.unreadable: dict[int, Unreadable] = {}
+        self.left_out, self._refused = left_out, set[int]()
 
     @torch.inference_mode()
     def predictions(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
@@ -55,7 +54,7 @@ class Predictor:
         objective, targets = self.objective, self.targets
         for row, of_input in groupby(self._logits(), key=itemgetter(0)):
             views = [views for _, views in of_input]
-            if row in self.unreadable:  # found out in one of its chunks
+            if row in self._refused:  # found out in one of its chunks
                 continue
             merged = {
                 name: objective.merge_chunks(torch.stack([view[name] for view in views]), targets) for name in views[0]
@@ -98,7 +97,8 @@ class Predictor:
 
     def _refuse(self, chunk: Chunk, error: Exception) -> None:
         row, _ = chunk
-        self.unreadable.setdefault(row, unreadable(self.dataset, row, self.modality, error))
+        self._refused.add(row)
+        self.left_out.add([unreadable(self.dataset, row, self.modality, error)])
 
 
 def evaluate_model(
@@ -135,13 +135,11 @@ def evaluate_model(
     references = objective.references(dataset, model.config, targets)
     if left_out is None:
         left_out = LeftOut(Origin("validation", np.arange(len(dataset))), largest_share=0.0)
-    predictor = Predictor(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size)
+    predictor = Predictor(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size, left_out)
     rows, found = [], []
     for row, views in predictor.predictions():
         rows.append(row)
         found.append(views)
-        left_out.add(predictor.unreadable.values())
-    left_out.add(predictor.unreadable.values())
     predictions = {name: torch.cat([views[name] for views in found]).numpy() for name in found[0]}
     references = references[rows]
     metrics = {name: objective.metrics(values, references, targets) for name, values in predictions.items()}
