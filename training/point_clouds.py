@@ -3,7 +3,6 @@
 Letters: B batch, P points, F features of a point in addition to its coordinates.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -264,19 +263,16 @@ def make_point_augmentation(
     )
 
 
-def _have(clouds: list, features: tuple[str, ...]) -> bool:
-    """Whether all clouds that can be read have these features."""
-    with_features, without = (PointCloudPerceiverFeatureExtractor(feature_names=names) for names in (features, ()))
-    readable = [cloud for cloud in clouds if _can_read(without, cloud)]
-    return bool(readable) and all(_can_read(with_features, cloud) for cloud in readable)
-
-
-def _can_read(extractor: PointCloudPerceiverFeatureExtractor, cloud: Any) -> bool:
-    try:
-        extractor.read(cloud)
-    except Exception:  # a broken file can raise anything in its decoder
-        return False
-    return True
+def _sizes(clouds: list, features: tuple[str, ...]) -> list[int | None]:
+    """The number of points of each cloud, `None` if it cannot be read with these features."""
+    extractor = PointCloudPerceiverFeatureExtractor(feature_names=features)
+    sizes: list[int | None] = []
+    for cloud in clouds:
+        try:
+            sizes.append(len(extractor.read(cloud)))
+        except Exception:  # a broken file can raise anything in its decoder
+            sizes.append(None)
+    return sizes
 
 
 class PointCloudModality(Modality):
@@ -322,14 +318,12 @@ class PointCloudModality(Modality):
     def choose(self, rows: Dataset, is_accelerated: bool) -> Choice:
         """Chooses by the points of some of the clouds and by the columns that all of these have."""
         clouds = list(sampled(rows, NUM_SAMPLED, self))
-        features = next(filter(partial(_have, clouds), FEATURES), ())
-        extractor = PointCloudPerceiverFeatureExtractor(feature_names=features)
-        sizes = []
-        for cloud in clouds:
-            with contextlib.suppress(Exception):
-                sizes.append(len(extractor.read(cloud)))
+        found = _sizes(clouds, ())
+        sizes = [size for size in found if size is not None]
         if not sizes:
             raise ValueError(f"None of {min(NUM_SAMPLED, len(rows))} point clouds can be read.")
+        readable = [cloud for cloud, size in zip(clouds, found, strict=True) if size is not None]
+        features = next((names for names in FEATURES if None not in _sizes(readable, names)), ())
         num_points = min(int(np.median(sizes)), MOST_POINTS)
         flags: dict[str, Any] = {
             "variant": "small",
