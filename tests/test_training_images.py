@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from perceivers.training.classification import CLASSIFICATION, accuracy, label_ids, most_probable, multi_hot
+from perceivers.training.class_metrics import accuracy, most_probable
+from perceivers.training.classification import CLASSIFICATION, label_ids, multi_hot
 from perceivers.training.datasets import load_examples, stratified_split
 from perceivers.training.images import IMAGES, ImageDataArguments, RandomAffine, digits
 
