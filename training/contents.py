@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset
 
+from .remembered import remembered
+
 # What is longer than this is read in this many blocks, evenly spread from the first byte to the last.
 LONGEST_WHOLE = 1 << 16
 NUM_BLOCKS = 8
@@ -30,6 +32,15 @@ class Fingerprint(NamedTuple):
 
     size: int
     digest: bytes
+
+    def to_bytes(self) -> bytes:
+        """Size and digest as bytes."""
+        return self.size.to_bytes(8, "big") + self.digest
+
+    @classmethod
+    def from_bytes(cls, data: bytes | None) -> "Fingerprint | None":
+        """The fingerprint that [`to_bytes`] turned into bytes; `None` for `None`."""
+        return None if data is None else cls(int.from_bytes(data[:8], "big"), data[8:])
 
 
 @dataclass(frozen=True)
@@ -89,9 +100,19 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 
 def fingerprints(contents: Sequence[Content]) -> list[Fingerprint | None]:
-    """The fingerprints of many contents."""
+    """The fingerprints of many contents; those of files are remembered."""
+    paths = [content.path for content in contents if content.path is not None]
+    of_files = iter(remembered("fingerprint", paths, _fingerprints_of_files))
+    return [
+        content.fingerprint() if content.path is None else Fingerprint.from_bytes(next(of_files))
+        for content in contents
+    ]
+
+
+def _fingerprints_of_files(paths: Sequence[str]) -> list[bytes | None]:
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return list(pool.map(Content.fingerprint, contents))
+        found = pool.map(lambda path: Content(path=path).fingerprint(), paths)
+        return [None if each is None else each.to_bytes() for each in found]
 
 
 def contents_of(dataset: Dataset, columns: Iterable[str]) -> list[Content]:

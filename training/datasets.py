@@ -1,5 +1,6 @@
 """Examples of any modality and objective: from built-in data sets, from folders, or by `datasets.load_dataset`."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from .folders import counted, listed, say
 from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality
 from .objective import Objective
+from .remembered import remembered
 
 # Gets the splits `train` and `validation`, and returns one of them with the rows to evaluate on, or `None`.
 Selection = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
@@ -201,18 +203,26 @@ def _load_folders(
 
 
 def _check_files(modality: Modality, paths: list[str], processor: Any) -> dict[str, str]:
-    """Checks files side by side, and returns the reason for each that cannot be read."""
+    """Checks files side by side, but for those of earlier runs; returns the reason for each that cannot be read."""
+    reasons: dict[str, str] = {}
 
-    def reason(path: str) -> str | None:
+    def check(path: str) -> bytes | None:
         try:
             modality.check_file(path, processor)
         except Exception as error:  # a broken file can raise anything in its decoder
-            return reason_of(error)
-        return None
+            reasons[path] = reason_of(error)
+            return None
+        return b""
 
-    with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(reason, paths), total=len(paths), desc="Checking", unit="file", leave=False, disable=None)
-        return {path: found for path, found in zip(paths, bar, strict=True) if found is not None}
+    def check_all(paths: list[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(check, paths)
+            return list(tqdm(found, total=len(paths), desc="Checking", unit="file", leave=False, disable=None))
+
+    settings = "" if processor is None else processor.to_json_string()
+    question = f"readable {modality.name} {hashlib.sha256(settings.encode()).hexdigest()}"
+    remembered(question, paths, check_all)
+    return {path: reasons[path] for path in paths if path in reasons}
 
 
 def _rename_columns(
