@@ -88,7 +88,9 @@ def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
 def read_ply(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
     """Reads the vertices of a PLY file with all their numbers, or draws points from the surface if it has faces."""
-    with tempfile.TemporaryFile() as file:  # of which plyfile reads all points at once; of data in memory, one by one
+    is_binary = b"format binary" in data.partition(b"end_header")[0]
+    # Of a file, plyfile reads all points at once; of data in memory, one by one.
+    with tempfile.TemporaryFile() if is_binary else io.BytesIO() as file:
         file.write(data)
         file.seek(0)
         ply = import_reader("plyfile").PlyData.read(file)
