@@ -16,6 +16,7 @@ from tests.runs import save_images
 
 @pytest.fixture(autouse=True)
 def memory(tmp_path, monkeypatch):
+    """Where the answers are, in a folder of the test."""
     path = tmp_path / "cache" / "files.sqlite"
     monkeypatch.setattr(module, "FILE", path)
     monkeypatch.setattr(module, "SETTLED_SECONDS", -3600.0)  # the files of these tests are new
@@ -39,9 +40,9 @@ def ask(paths, question="content"):
     """The answers, and the files that were opened for them."""
     opened = []
 
-    def find(missing):
-        opened.extend(missing)
-        return [read(path) for path in missing]
+    def find(path):
+        opened.append(path)
+        return read(path)
 
     return remembered(question, paths, find), opened
 
@@ -98,6 +99,14 @@ def test_another_process_at_work(files, memory):
         start = time.perf_counter()
         assert ask(files) == ([b"first"] * 3, files)
         assert time.perf_counter() - start < 4 * module.PATIENCE
+
+
+def test_many_files_are_asked_about_in_groups(tmp_path):
+    paths = [str(tmp_path / str(number)) for number in range(2 * module.GROUP + 1)]
+    for path in paths[1:]:
+        write(path, path.encode())
+    assert ask(paths)[0] == [None, *(path.encode() for path in paths[1:])]
+    assert ask(paths[::-1]) == ([*(path.encode() for path in paths[:0:-1]), None], paths[:1])
 
 
 def test_it_begins_anew_before_it_grows_without_end(files, monkeypatch):

@@ -4,7 +4,6 @@ import filecmp
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +16,6 @@ from .remembered import remembered
 # What is longer than this is read in this many blocks, evenly spread from the first byte to the last.
 LONGEST_WHOLE = 1 << 16
 NUM_BLOCKS = 8
-# Files that are read at the same time, as disks and networks answer late.
-NUM_THREADS = 8
 
 
 class Fingerprint(NamedTuple):
@@ -101,18 +98,17 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 def fingerprints(contents: Sequence[Content]) -> list[Fingerprint | None]:
     """The fingerprints of many contents; those of files are remembered."""
+
+    def of_file(path: str) -> bytes | None:
+        found = Content(path=path).fingerprint()
+        return None if found is None else found.to_bytes()
+
     paths = [content.path for content in contents if content.path is not None]
-    of_files = iter(remembered("fingerprint", paths, _fingerprints_of_files))
+    of_files = iter(remembered("fingerprint", paths, of_file))
     return [
         content.fingerprint() if content.path is None else Fingerprint.from_bytes(next(of_files))
         for content in contents
     ]
-
-
-def _fingerprints_of_files(paths: Sequence[str]) -> list[bytes | None]:
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = pool.map(lambda path: Content(path=path).fingerprint(), paths)
-        return [None if each is None else each.to_bytes() for each in found]
 
 
 def contents_of(dataset: Dataset, columns: Iterable[str]) -> list[Content]:

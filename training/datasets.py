@@ -3,13 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from huggingface_hub.utils import tqdm
 from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
@@ -203,7 +201,7 @@ def _load_folders(
 
 
 def _check_files(modality: Modality, paths: list[str], processor: Any) -> dict[str, str]:
-    """Checks files side by side, but for those of earlier runs; returns the reason for each that cannot be read."""
+    """Checks files, but for those of earlier runs; returns the reason for each that cannot be read."""
     reasons: dict[str, str] = {}
 
     def check(path: str) -> bytes | None:
@@ -214,14 +212,9 @@ def _check_files(modality: Modality, paths: list[str], processor: Any) -> dict[s
             return None
         return b""
 
-    def check_all(paths: list[str]) -> list[bytes | None]:
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(check, paths)
-            return list(tqdm(found, total=len(paths), desc="Checking", unit="file", leave=False, disable=None))
-
     settings = "" if processor is None else processor.to_json_string()
     question = f"readable {modality.name} {hashlib.sha256(settings.encode()).hexdigest()}"
-    remembered(question, paths, check_all)
+    remembered(question, paths, check, progress="Checking")
     return {path: reasons[path] for path in paths if path in reasons}
 
 
