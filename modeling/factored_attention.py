@@ -25,13 +25,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the tile must stay in the
-# last-level cache between the passes over it, yet be large enough for the cost of starting PyTorch's threads not to
-# matter; elsewhere the number of kernel launches matters.
-CPU_TILE = (2**21, 512, 512)
+# The largest tile, by type of device: scores, query rows, cells of the last axis. On a CPU the two tiles of the
+# backward pass must stay in this program's part of the last-level cache between the passes over them, yet be large
+# enough for the cost of starting PyTorch's threads not to matter; elsewhere the number of kernel launches matters.
+CPU_TILE = (2**19, 512, 512)
 DEVICE_TILE = (2**25, 1024, 4096)
 
-NUM_SAMPLED_CELLS = 256
+# Cells whose maxima stand for those of all, unless they prove too far from them. Grids of up to `ALL_SAMPLED` cells
+# are sampled whole, as in version 0.1.0, so that its saved models keep their answers to the bit.
+NUM_SAMPLED_CELLS = 32
+ALL_SAMPLED = 256
 LOG2_OF_ZERO = -1e30  # finite, because 0 * inf is not a number
 
 # Hub code may be imported next to the installed package, so every copy of this module registers separate operators.
@@ -175,7 +178,8 @@ def sampled_maxima(query: RowFactors, cells: GridFactors) -> Tensor:
     """(B, R): the maxima of the scores over a few cells."""
     num_rows, num_columns = cells.scale.shape[1:3]
     num_cells = num_rows * num_columns
-    sample = torch.linspace(0, num_cells - 1, min(num_cells, NUM_SAMPLED_CELLS), device=cells.scale.device).long()
+    number = num_cells if num_cells <= ALL_SAMPLED else NUM_SAMPLED_CELLS
+    sample = torch.linspace(0, num_cells - 1, number, device=cells.scale.device).long()
     y, x = sample // num_columns, sample % num_columns
     features = cells.features[:, y, x]
     scores = (query.row[:, y] + query.column[:, x]) * cells.scale[:, y, x]

@@ -318,8 +318,9 @@ class PointCloudPerceiverFeatureExtractor(FeatureExtractionMixin):
             mean = coordinates.sum(dim=-2, keepdim=True) / is_point.sum(dim=-2, keepdim=True).clamp(min=1)
             coordinates = (coordinates - mean).masked_fill(~is_point, 0.0)
         if self.scale_to != "none":
-            order = 2.0 if self.scale_to == "sphere" else float("inf")
-            extent = torch.linalg.vector_norm(coordinates, order, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
+            is_sphere = self.scale_to == "sphere"
+            extents = torch.linalg.vector_norm(coordinates, dim=-1, keepdim=True) if is_sphere else coordinates.abs()
+            extent = extents.amax(dim=(-2, -1), keepdim=True)
             coordinates = coordinates / torch.where(extent > 0, extent, 1.0)
         coordinates = torch.where(is_point, coordinates, point_values[..., :3])
         return torch.cat([coordinates, point_values[..., 3:]], dim=-1)

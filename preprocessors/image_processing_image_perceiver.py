@@ -77,7 +77,8 @@ class ImagePerceiverImageProcessor(ImagePerceiverImageProcessorBase, Torchvision
         device (`str` or `torch.device`, *optional*):
             Where to compute; by default where a tensor is, and on the CPU for other images.
         disable_grouping (`bool`, *optional*):
-            Whether to process images one by one instead of grouped by size, as in any processor of transformers.
+            Whether to process images one by one instead of grouped by size. By default, those on the CPU are grouped
+            only if all have 8 bits and the same, small size.
 
     Raises:
         TypeError: An input is not an image, or its pixels are not numbers.

@@ -9,6 +9,7 @@ Letters: P points, F features per point in addition to its coordinates.
 import io
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from textwrap import shorten
@@ -87,7 +88,12 @@ def read_mesh(data: bytes, suffix: str, num_points: int, generator: np.random.Ge
 
 def read_ply(data: bytes, suffix: str, num_points: int, generator: np.random.Generator) -> Columns:
     """Reads the vertices of a PLY file with all their numbers, or draws points from the surface if it has faces."""
-    ply = import_reader("plyfile").PlyData.read(io.BytesIO(data))
+    is_binary = b"format binary" in data.partition(b"end_header")[0]
+    # Of a file, plyfile reads all points at once; of data in memory, one by one.
+    with tempfile.TemporaryFile() if is_binary else io.BytesIO() as file:
+        file.write(data)
+        file.seek(0)
+        ply = import_reader("plyfile").PlyData.read(file)
     if "face" in ply and len(ply["face"]):
         return read_mesh(data, suffix, num_points, generator)
     if "vertex" not in ply:

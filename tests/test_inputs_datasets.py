@@ -12,7 +12,7 @@ from perceivers.cli.main import main
 from perceivers.training.audio import AUDIO, AudioDataArguments
 from perceivers.training.classification import CLASSIFICATION
 from perceivers.training.datasets import load_examples
-from perceivers.training.images import IMAGES, ImageDataArguments
+from perceivers.training.images import IMAGES, ImageDataArguments, read_value
 from perceivers.training.loading import load_named
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudDataArguments
 
@@ -31,7 +31,7 @@ def assert_read(examples, column="image"):
     rows = [*examples.train, *examples.validation]
     assert len(rows) == 16 and examples.targets.label_names == ["a", "b"]
     if column == "image":
-        assert sorted((row["image"].getpixel((0, 0)) // 9, row["label"]) for row in rows) == [
+        assert sorted((read_value(row["image"]).getpixel((0, 0)) // 9, row["label"]) for row in rows) == [
             (index, index % 2) for index in range(16)
         ]
 

@@ -14,7 +14,7 @@ import torch
 from transformers import pipeline
 
 import tests.images
-from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification
+from perceivers import ImagePerceiverConfig, ImagePerceiverForImageClassification, ImagePerceiverImageProcessor
 from perceivers.training.images import IMAGES, ImageTransform
 from tests.images import pixels, random_image
 
@@ -154,3 +154,25 @@ def test_pixels_stay_finite(processor_class):
     image = np.full((3, 6, 6), 3e38)
     with pytest.raises(ValueError, match="image 1 has pixels that are too large to be normalised"):
         processor_class(do_center_crop=False, do_rescale=False)([np.zeros((3, 6, 6)), image])
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"size": {"height": 20, "width": 31}, "crop_size": {"height": 24, "width": 31}},
+        {"size": {"shortest_edge": 40}, "do_center_crop": False},
+        {"size": {"longest_edge": 40}, "do_center_crop": False, "resample": PIL.Image.Resampling.NEAREST},
+        {"do_grayscale": True, "image_mean": 0.5, "image_std": 0.25},
+        {"do_resize": False, "do_center_crop": False, "do_pad": True, "pad_size": {"height": 70, "width": 99}},
+        {"do_rescale": False, "do_normalize": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("number", [1, 5])
+def test_small_images_of_one_size_come_out_as_if_alone(number, kwargs):
+    images = [random_image(57, 91, seed=seed) for seed in range(number)]
+    processor = ImagePerceiverImageProcessor(**kwargs)
+    together, alone = (processor(images, return_tensors="pt", disable_grouping=flag) for flag in (None, True))
+    assert together.keys() == alone.keys()
+    assert all(torch.equal(together[name], alone[name]) for name in alone)

@@ -126,6 +126,17 @@ class TestUnreadable:
         monkeypatch.setattr(ImageTransform, "process", None)  # nothing is processed again
         assert torch.equal(kept[3]["pixel_values"], batches[0]["pixel_values"][2])
 
+    def test_what_is_kept_in_memory_is_read_once(self, monkeypatch):
+        numbers, process = [], ImageTransform.process
+        monkeypatch.setattr(
+            ImageTransform, "process", lambda self, inputs: numbers.append(len(inputs)) or process(self, inputs)
+        )
+        examples = make(broken=())
+        examples.keep_in_memory()
+        examples.__getitems__([3, 4])
+        examples.__getitems__(range(10))
+        assert numbers == [1, 2, 7]
+
     def test_evaluation_leaves_them_out(self):
         model, transform = tiny_image_model(num_labels=2), ImageTransform(PROCESSOR)
         arguments = (model, IMAGES, CLASSIFICATION, TARGETS)

@@ -1,16 +1,28 @@
 """Data sets: columns and labels that are found, splits that are made, and metrics that are right."""
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 from sklearn.metrics import top_k_accuracy_score
 
+from perceivers import ImagePerceiverConfig, ImagePerceiverImageProcessorPil
 from perceivers.training.class_metrics import accuracy, most_probable
 from perceivers.training.classification import CLASSIFICATION, label_ids, multi_hot
 from perceivers.training.datasets import load_examples, stratified_split
-from perceivers.training.images import IMAGES, ImageDataArguments, RandomAffine, digits
+from perceivers.training.images import (
+    IMAGES,
+    ImageAugmentationArguments,
+    ImageDataArguments,
+    RandomAffine,
+    digits,
+    enough_pixels,
+    read_value,
+)
 
 
 def saved(tmp_path, labels, label_type, image_column="picture", label_column="kind", splits=("train",)):
@@ -46,7 +58,7 @@ def test_columns_are_found_and_words_become_classes(tmp_path):
     assert images.targets.label_names == ["a", "b"]
     assert (len(images.train), len(images.validation)) == (16, 4)
     example = images.train[0]  # image i has the value i, and the label 1 where i is even
-    assert example["label"] == 1 - np.array(example["image"])[0, 0] % 2
+    assert example["label"] == 1 - np.array(read_value(example["image"]))[0, 0] % 2
 
 
 def test_numbers_become_classes_in_their_order(tmp_path):
@@ -110,7 +122,7 @@ def test_many_labels_an_image(tmp_path, labels, label_type):
     assert images.targets.label_names == ["a", "b"]
     assert len(images.validation) == 2
     for example in (*images.train, *images.validation):  # image i has the value i
-        is_even = np.array(example["image"])[0, 0] % 2 == 0
+        is_even = np.array(read_value(example["image"]))[0, 0] % 2 == 0
         assert multi_hot([example["label"]], 2).tolist() == [[float(is_even), 1.0]]
 
 
@@ -121,7 +133,7 @@ def test_class_folders_divided_into_splits(tmp_path):
         PIL.Image.new("L", (4, 4), shade).save(folder / "image.png")
     images = load_examples(IMAGES, CLASSIFICATION, ImageDataArguments(train_dir=str(tmp_path)), seed=0)
     shades = [
-        [(example["image"].getpixel((0, 0)), example["label"]) for example in split]
+        [(read_value(example["image"]).getpixel((0, 0)), example["label"]) for example in split]
         for split in (images.train, images.validation)
     ]
     assert shades == [[(1, 0), (3, 1)], [(2, 0), (4, 1)]]
@@ -156,3 +168,61 @@ def test_affine_maps_differ_within_a_batch():
     first, second = RandomAffine(rotation=10, translation=0.1, scaling=0.1, shear=5)(images)
     assert first.shape == (3, 8, 8)
     assert not torch.equal(first, second)
+
+
+class TestReducedDecoding:
+    """JPEGs are decoded no larger than their processor needs."""
+
+    @pytest.fixture
+    def photograph(self, tmp_path):
+        path = tmp_path / "flower.jpg"
+        PIL.Image.fromarray(load_sample_images().images[1]).save(path, quality=90)  # 427 x 640
+        return str(path)
+
+    @pytest.fixture
+    def processor(self):
+        return ImagePerceiverImageProcessorPil(size=28, crop_size=32)
+
+    def test_they_keep_four_times_what_the_processor_needs(self, processor, photograph):
+        assert enough_pixels(processor) == 128
+        assert read_value({"bytes": None, "path": photograph}, 128).size == (320, 214)  # a quarter would have 107
+        assert read_value({"bytes": Path(photograph).read_bytes(), "path": None}, 128).size == (320, 214)
+        assert read_value({"bytes": None, "path": photograph}).size == (640, 427)
+
+    @pytest.mark.parametrize(
+        ("fields", "enough"),
+        [
+            ({"do_resize": False, "do_center_crop": False}, None),
+            ({"size": {"shortest_edge": 300}}, 1200),
+            ({"size": 224, "crop_size": 256}, 1024),
+        ],
+    )
+    def test_what_is_enough(self, fields, enough):
+        assert enough_pixels(ImagePerceiverImageProcessorPil(**fields)) == enough
+
+    def test_the_model_sees_nearly_the_same(self, processor, photograph):
+        with PIL.Image.open(photograph) as image:
+            whole = IMAGES.eval_transform(processor)([image])["pixel_values"]
+        reduced = IMAGES.eval_transform(processor)([IMAGES.example_from_file(photograph)])["pixel_values"]
+        scale = 255 * torch.tensor(processor.image_std)[:, None, None]
+        assert 0 < ((whole - reduced).abs() * scale).mean() < 2
+
+    def test_training_evaluation_and_predict_see_the_same(self, processor, photograph):
+        value = IMAGES.example_from_file(photograph)
+        trained = IMAGES.train_transform(processor, ImageAugmentationArguments(), ImagePerceiverConfig())([value])
+        evaluated = IMAGES.eval_transform(processor)([value])
+        predicted = processor(IMAGES.read(photograph, processor), return_tensors="pt")
+        assert torch.equal(trained["pixel_values"], evaluated["pixel_values"])
+        assert torch.equal(predicted["pixel_values"], evaluated["pixel_values"])
+
+    def test_random_crops_are_cut_from_all_pixels(self, processor, photograph):
+        augmentation = ImageAugmentationArguments(random_resized_crop=0.5)
+        transform = IMAGES.train_transform(processor, augmentation, ImagePerceiverConfig())
+        assert transform.enough is None
+
+
+def test_a_column_that_asks_for_a_mode_is_decoded_to_it(tmp_path):
+    feature = datasets.Image(mode="L")
+    rows = datasets.Dataset.from_dict({"image": [np.zeros((4, 4, 3), np.uint8)]}).cast_column("image", feature)
+    (image,) = IMAGES.inputs(IMAGES.cast_columns(datasets.DatasetDict(train=rows))["train"][:])
+    assert image.mode == "L"

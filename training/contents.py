@@ -4,7 +4,6 @@ import filecmp
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset
 
+from .remembered import remembered
+
 # What is longer than this is read in this many blocks, evenly spread from the first byte to the last.
 LONGEST_WHOLE = 1 << 16
 NUM_BLOCKS = 8
-# Files that are read at the same time, as disks and networks answer late.
-NUM_THREADS = 8
 
 
 class Fingerprint(NamedTuple):
@@ -30,6 +29,15 @@ class Fingerprint(NamedTuple):
 
     size: int
     digest: bytes
+
+    def to_bytes(self) -> bytes:
+        """Size and digest as bytes."""
+        return self.size.to_bytes(8, "big") + self.digest
+
+    @classmethod
+    def from_bytes(cls, data: bytes | None) -> "Fingerprint | None":
+        """The fingerprint that [`to_bytes`] turned into bytes; `None` for `None`."""
+        return None if data is None else cls(int.from_bytes(data[:8], "big"), data[8:])
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,18 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 
 def fingerprints(contents: Sequence[Content]) -> list[Fingerprint | None]:
-    """The fingerprints of many contents."""
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return list(pool.map(Content.fingerprint, contents))
+    """The fingerprints of many contents; those of files are remembered."""
+
+    def of_file(path: str) -> bytes | None:
+        found = Content(path=path).fingerprint()
+        return None if found is None else found.to_bytes()
+
+    paths = [content.path for content in contents if content.path is not None]
+    of_files = iter(remembered("fingerprint", paths, of_file))
+    return [
+        content.fingerprint() if content.path is None else Fingerprint.from_bytes(next(of_files))
+        for content in contents
+    ]
 
 
 def contents_of(dataset: Dataset, columns: Iterable[str]) -> list[Content]:

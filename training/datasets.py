@@ -1,14 +1,13 @@
 """Examples of any modality and objective: from built-in data sets, from folders, or by `datasets.load_dataset`."""
 
+import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from huggingface_hub.utils import tqdm
 
 from .arguments import VALIDATION_NAMES, DataArguments
 from .examples import Origin, reason_of
@@ -16,6 +15,7 @@ from .folders import counted, listed, say
 from .loading import as_files, check_no_gaps, load_named, may_hold_files
 from .modality import Modality
 from .objective import Objective
+from .remembered import remembered
 
 # Gets the splits `train` and `validation`, and returns one of them with the rows to evaluate on, or `None`.
 Selection = Callable[[DatasetDict, Modality], tuple[str, np.ndarray] | None]
@@ -202,18 +202,21 @@ def _load_folders(
 
 
 def _check_files(modality: Modality, paths: list[str], processor: Any) -> dict[str, str]:
-    """Checks files side by side, and returns the reason for each that cannot be read."""
+    """Checks files, but for those of earlier runs; returns the reason for each that cannot be read."""
+    reasons: dict[str, str] = {}
 
-    def reason(path: str) -> str | None:
+    def check(path: str) -> bytes | None:
         try:
             modality.check_file(path, processor)
         except Exception as error:  # a broken file can raise anything in its decoder
-            return reason_of(error)
-        return None
+            reasons[path] = reason_of(error)
+            return None
+        return b""
 
-    with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(reason, paths), total=len(paths), desc="Checking", unit="file", leave=False, disable=None)
-        return {path: found for path, found in zip(paths, bar, strict=True) if found is not None}
+    settings = "" if processor is None else processor.to_json_string()
+    question = f"readable {modality.name} {hashlib.sha256(settings.encode()).hexdigest()}"
+    remembered(question, paths, check, progress="Checking")
+    return {path: reasons[path] for path in paths if path in reasons}
 
 
 def _rename_columns(

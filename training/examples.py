@@ -189,6 +189,7 @@ class ExampleDataset(torch.utils.data.Dataset):
             (example,) = self._read([number])
             if not isinstance(example, Unreadable):
                 self._kept = KeptExamples(example, len(self))
+                self._kept.add(number, example)
                 break
 
     def _process(self, draws: list[int]) -> list[Batch]:

@@ -139,7 +139,7 @@ class PointCloudAugmentationArguments:
 
 @dataclass
 class PointAugmentation:
-    """Varies every cloud of a batch, in the order of the fields; then normalises it again, and shifts it.
+    """Varies every cloud of a batch: chooses the subset, goes on in the order of the fields, normalises it, shifts it.
 
     The paper's is `scaling=0.01`, then zero mean and unit cube again (arXiv 2103.03206, section 4.3). It tried
     rotation, and a translation of 0.02, without gain. All random numbers are PyTorch's, so its seed repeats them.
@@ -168,6 +168,12 @@ class PointAugmentation:
 
     def __call__(self, points: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, P, 3 + F) and (B, P), 1 for points -> the same."""
+        if self.subset is not None and self.subset < mask.shape[1]:
+            # Padding is chosen only if there are too few points.
+            order = torch.rand(mask.shape) + mask.cpu()
+            chosen = order.topk(self.subset, dim=1, sorted=False).indices.to(mask.device)
+            points = points.take_along_dim(chosen.unsqueeze(-1), dim=1)
+            mask = mask.take_along_dim(chosen, dim=1)
         coordinates, features = points[..., :3], points[..., 3:]
         if self.rotation:
             rotations = self.rotations(len(points)).to(points)
@@ -180,12 +186,6 @@ class PointAugmentation:
             coordinates = coordinates * factors.to(points)
         if self.jitter:
             coordinates = coordinates + self.jitter * torch.randn(coordinates.shape).to(points)
-        if self.subset is not None and self.subset < mask.shape[1]:
-            # Padding is chosen only if there are too few points.
-            chosen = (torch.rand(mask.shape) + mask.cpu()).topk(self.subset, dim=1).indices.to(mask.device)
-            coordinates = coordinates.take_along_dim(chosen.unsqueeze(-1), dim=1)
-            features = features.take_along_dim(chosen.unsqueeze(-1), dim=1)
-            mask = mask.take_along_dim(chosen, dim=1)
         if self.dropout:
             fractions = self.dropout * torch.rand(len(points), 1)
             kept = mask * (torch.rand(mask.shape) >= fractions).to(mask)
