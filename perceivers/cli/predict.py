@@ -29,6 +29,7 @@ from transformers.pipelines.base import ChunkPipeline
 from perceivers.cli.checks import load_whole_model, move_to_device
 from perceivers.cli.errors import UserError, one_line
 from perceivers.cli.flags import load_task
+from perceivers.cli.threads import few_threads
 from perceivers.cli.timeline import TIMELINE
 from perceivers.pipelines.long_audio_classification import LongAudioClassificationPipeline
 from perceivers.pipelines.scores import check_logits
@@ -134,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = NameGiver(task.modality.name)
     failures = done = 0
     with (
+        few_threads(predictor.model),
         make_printer(arguments, task, predictor, files) as printer,
         tqdm(total=len(files), unit=noun, disable=None if len(files) > arguments.batch_size else True) as bar,
     ):
