@@ -75,11 +75,16 @@ class LongAudioClassificationPipeline(Chunks, Stock):
         rate = extractor.sampling_rate
         waveform = extractor.waveform(inputs)
         starts = extractor.clip_starts(len(waveform), num_clips)
-        for index, start in enumerate(starts):
-            clip = waveform[start : start + extractor.num_samples].numpy()
-            features = extractor(clip, sampling_rate=rate, return_tensors="pt")
-            span = (start / rate, (start + len(clip)) / rate)
-            yield {"is_last": index == len(starts) - 1, "span": span, **features.to(self.dtype)}
+        for first in range(0, len(starts), CLIPS_PER_BATCH):  # one by one takes twice as long
+            group = starts[first : first + CLIPS_PER_BATCH]
+            clips = [waveform[start : start + extractor.num_samples].numpy() for start in group]
+            features = extractor(clips, sampling_rate=rate, return_tensors="pt").to(self.dtype)
+            for index, (start, clip) in enumerate(zip(group, clips, strict=True)):
+                yield {
+                    "is_last": first + index == len(starts) - 1,
+                    "span": (start / rate, (start + len(clip)) / rate),
+                    **{name: values[index : index + 1] for name, values in features.items()},
+                }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: model_inputs.pop(name) for name in ("is_last", "span")}

@@ -267,9 +267,10 @@ class AudioPerceiverFeatureExtractor(SequenceFeatureExtractor):
             values = spectrogram(waveform)[:, :num_frames].clamp(min=self.mel_floor).log().T  # (F, mel bins)
         if self.do_normalize:
             values = (values - values.mean()) / (values.var(unbiased=False) + VARIANCE_FLOOR).sqrt()
-        if not values.isfinite().all():
+        features = values.numpy()
+        if not np.isfinite(features).all():
             raise ValueError(f"the samples are too large, up to {waveform.abs().max():.3g}")
-        return values.numpy()
+        return features
 
     def check_spectrogram(self, num_samples: int) -> None:
         """Refuses a mel spectrogram that would take more memory than one input may.

@@ -60,9 +60,9 @@ def check_cloud(points: np.ndarray, feature_names: Sequence[str]) -> None:
         )
     if len(points) < 2:
         raise ValueError(f"expected at least two points, as fewer have no shape; got {len(points)}")
-    is_finite = np.isfinite(points).all(axis=1)
+    is_finite = np.isfinite(points)
     if not is_finite.all():
-        index = int(is_finite.argmin())
+        index = int(is_finite.all(axis=1).argmin())
         raise ValueError(f"point {index} has values that are NaN or infinite: {points[index].tolist()}")
     if (points[:, :3] == points[0, :3]).all():
         raise ValueError(f"all {len(points)} points are the same, {points[0, :3].tolist()}, which has no shape")
@@ -95,15 +95,16 @@ def random_points(points: np.ndarray, num_points: int, seed: int) -> np.ndarray:
         Indices (num_points,).
     """
     keys = point_keys(points, seed)
-    order = np.argsort(keys)
-    ordered = keys[order]
+    ordered = np.sort(keys)
     is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     if not is_new.all():  # equal points: the second gets a number of its own, and so on
         position = np.arange(len(points))
         rank = position - np.maximum.accumulate(np.where(is_new, position, 0))
-        keys = mixed(ordered + rank.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
-        order = order[np.argsort(keys)]
-    return order[:num_points]
+        order = np.argsort(keys)
+        keys[order] = mixed(ordered + rank.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
+        ordered = np.sort(keys)
+    chosen = np.flatnonzero(keys <= ordered[num_points - 1])  # sorting all indices takes longer than all numbers
+    return chosen[np.argsort(keys[chosen])][:num_points]
 
 
 def farthest_points(coordinates: np.ndarray, num_points: int) -> np.ndarray:

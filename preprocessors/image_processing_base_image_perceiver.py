@@ -449,7 +449,7 @@ class ImagePerceiverImageProcessorBase(Backend):
         images = [image.float() if isinstance(image, torch.Tensor) else image.astype(np.float32) for image in images]
 
         for index, image in enumerate(images):
-            if not torch.as_tensor(image).isfinite().all():
+            if not np.isfinite(image.numpy(force=True) if isinstance(image, torch.Tensor) else image).all():
                 raise ValueError(f"image {index} has pixels that are too large to be normalised")
 
         if stacked is not None:

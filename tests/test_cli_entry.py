@@ -160,6 +160,11 @@ def test_importing_the_package_imports_no_training():
     assert "scipy" not in modules - modules_after(f"from transformers import {classes}")
 
 
+def test_predicting_loads_neither_metrics_nor_pictures():
+    modules = modules_after("import perceivers.cli.predict")
+    assert modules & {"matplotlib", "sklearn", "timm", "evaluate"} == set()
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("error", ["OSError('undefined symbol')", "ModuleNotFoundError('torchaudio')"])
 def test_a_broken_torchaudio_is_hidden_and_warned_of_once(tmp_path, error):

@@ -19,14 +19,8 @@ from perceivers.training.audio import (
     SpecAugment,
     make_waveform_augmentation,
 )
-from perceivers.training.classification import (
-    CLASSIFICATION,
-    ClassTargets,
-    class_weights,
-    d_prime,
-    ranking_report,
-    ranking_scores,
-)
+from perceivers.training.class_metrics import d_prime, ranking_report, ranking_scores
+from perceivers.training.classification import CLASSIFICATION, ClassTargets, class_weights
 from perceivers.training.datasets import load_examples
 from perceivers.training.evaluation import evaluate_model
 from perceivers.training.modality import single_chunk

@@ -11,7 +11,8 @@ from sklearn.datasets import load_sample_images
 from sklearn.metrics import top_k_accuracy_score
 
 from perceivers import ImagePerceiverConfig, ImagePerceiverImageProcessorPil
-from perceivers.training.classification import CLASSIFICATION, accuracy, label_ids, most_probable, multi_hot
+from perceivers.training.class_metrics import accuracy, most_probable
+from perceivers.training.classification import CLASSIFICATION, label_ids, multi_hot
 from perceivers.training.datasets import load_examples, stratified_split
 from perceivers.training.images import (
     IMAGES,

@@ -17,7 +17,8 @@ from perceivers.training.class_findings import (
     ranking_mistakes,
     short,
 )
-from perceivers.training.classification import CLASSIFICATION, ClassTargets, ranking_report
+from perceivers.training.class_metrics import ranking_report
+from perceivers.training.classification import CLASSIFICATION, ClassTargets
 from perceivers.training.examples import ExampleDataset, LeftOut, Origin
 from perceivers.training.images import IMAGES
 from perceivers.training.objective import Mistake, Objective, Outcome

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from sklearn.model_selection import train_test_split
 
 from .arguments import VALIDATION_NAMES, DataArguments
 from .examples import Origin, reason_of
@@ -133,6 +132,8 @@ def stratified_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
 
 
 def _stratified_rows(dataset: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
     strata = np.array(dataset["label"]) if isinstance(dataset.features.get("label"), ClassLabel) else None
     try:
         rest, held_out = train_test_split(

@@ -20,7 +20,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL.Image import Image as PilImage
 from PIL.Image import fromarray
 from PIL.Image import open as open_image
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
@@ -318,6 +317,8 @@ def has_its_end(path: str) -> bool:
 
 def digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, its 17 levels as 0..255."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(n) for n in bunch.target_names])})

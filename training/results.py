@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from .examples import ExampleDataset, file_of, reason_of
 from .folders import printable
 from .objective import Mistake, Outcome
@@ -44,6 +42,8 @@ def draw_curves(
         baselines: What the metric would be without a model, by the name of the guess; drawn as dotted lines.
         path: Path of the picture, whose suffix is its format.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, metric_axes = figure.subplots(1, 2)
     training, evaluation = _series(log_history, "loss"), _series(log_history, "eval_loss")
@@ -132,6 +132,8 @@ def draw_mistakes(mistakes: Sequence[LocatedMistake], dataset: ExampleDataset, p
         dataset: The data set that was evaluated on; its modality draws the inputs.
         path: Path of the picture, whose suffix is its format.
     """
+    from matplotlib.figure import Figure
+
     modality, drawn = dataset.modality, mistakes[:MOST_DRAWN]
     num_columns = min(DRAWN_PER_ROW, len(drawn))
     num_rows = -(-len(drawn) // num_columns)

@@ -5,9 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from perceivers.training.classification import Classification
 from perceivers.training.folders import printable
@@ -49,6 +46,10 @@ def draw_timeline(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         title: Title of the picture.
         path: Path of the picture, whose suffix is its format.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
     highest: dict[str, float] = {}
     for row in rows:
         highest[row["label"]] = max(row["score"], highest.get(row["label"], row["score"]))
