@@ -100,6 +100,23 @@ def whole_model() -> list[str]:
     return lines
 
 
+def small_step() -> list[str]:
+    """Steps with two sizes of the kernel, and the input path of small models."""
+    result = read("small_step")
+    lines = [row("a step, by the sizes of the kernel", "0.1.0", "ours", "less"), "|---|---|---|---|"]
+    for name, kernels in result["kernels"].items():
+        before, after = (kernels[kernel]["median"] for kernel in ("0.1.0", "ours"))
+        lines.append(row(name, milliseconds(before), milliseconds(after), f"{100 * (1 - after / before):.0f} %"))
+    lines += ["", row("input path", "first epoch", "later epochs", "augmentation", "step of the model", "share")]
+    lines += [f"|{'---|' * 6}"]
+    for name, parts in result["input_path"].items():
+        first, later, augmentation, model = (part["median"] for part in parts.values())
+        share = (later + augmentation) / (later + augmentation + model)
+        figures = (milliseconds(seconds) for seconds in (first, later, augmentation, model))
+        lines.append(row(name, *figures, f"{100 * share:.1f} %"))
+    return lines
+
+
 def point_clouds() -> list[str]:
     """The paper's ModelNet40 model, by number of points."""
     result = read("point_clouds")
@@ -184,6 +201,14 @@ def markdown() -> str:
         f"only the cross-attention can be faster. Medians; {machine_line('whole_model')}.",
         command("whole_model"),
         "\n".join(whole_model()),
+        "## Small models",
+        "A training step of a small model at batch 64, and of one cross-attention of the paper's size at batch 1, "
+        "with the tile and the sampled maxima that the kernel had in version 0.1.0 and with those that it has; then "
+        "what a batch of 64 inputs (32 recordings) costs before it reaches a small model. The first epoch reads the "
+        "files, later ones take what is kept in memory; the share is theirs. Times are those that one core is busy; "
+        f"medians; {machine_line('small_step')}.",
+        command("small_step"),
+        "\n".join(small_step()),
         "## Fine-tuning",
         "A training step of DeepMind's Fourier model at 224 x 224 pixels with ten classes, in float32, with random "
         "weights: all of them, LoRA adapters (rank 8) and the head, or the head on a frozen body. Memory is that of "

@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import PreTrainedConfig
 
@@ -105,6 +106,34 @@ class TestData:
         np.testing.assert_allclose(weights, [1 / 3, 1 / 3, 1 / 3, 1])
         weights = class_weights([[0], [0, 1], [0, 1], []], num_labels=2)
         np.testing.assert_allclose(weights, [1 / 3, (1 / 3 + 1 / 2) / 2, (1 / 3 + 1 / 2) / 2, 0])
+
+
+class TestDrawing:
+    """What the picture of mistakes shows of a recording."""
+
+    @pytest.mark.parametrize("representation", ["waveform", "mel"])
+    def test_what_the_model_hears_is_drawn(self, representation):
+        extractor = tiny_extractor(representation)
+        transform, axes = AUDIO.eval_transform(extractor), Figure().add_subplot()
+        rate = extractor.sampling_rate
+        value = {"array": np.sin(np.arange(extractor.num_samples // 2) / 3).astype(np.float32), "sampling_rate": rate}
+        AUDIO.draw(value, transform, axes)
+        batch = transform([value])
+        heard = batch[extractor.model_input_names[0]][0][batch["attention_mask"][0].bool()].numpy()  # without padding
+        if representation == "waveform":
+            (line,) = axes.lines
+            assert len(heard) == len(value["array"])
+            np.testing.assert_array_equal(line.get_ydata(), heard)
+        else:
+            (picture,) = axes.images
+            assert picture.origin == "lower"
+            np.testing.assert_array_equal(picture.get_array(), heard.T)
+
+    def test_a_broken_recording_is_refused(self, tmp_path):
+        path = tmp_path / "x.wav"
+        path.write_bytes(b"RIFF")
+        with pytest.raises(ValueError, match=r"x\.wav"):
+            AUDIO.draw(AUDIO.example_from_file(str(path)), AUDIO.eval_transform(tiny_extractor("mel")), None)
 
 
 class TestAugmentation:

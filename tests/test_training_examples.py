@@ -1,9 +1,11 @@
 """Examples that are read when they are needed: those that cannot be read, and draws that depend on nothing else."""
 
 import io
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -125,6 +127,22 @@ class TestUnreadable:
             assert [[example.number for example in batch.get(LEFT_OUT, [])] for batch in batches] == [[0], [], [9]]
         monkeypatch.setattr(ImageTransform, "process", None)  # nothing is processed again
         assert torch.equal(kept[3]["pixel_values"], batches[0]["pixel_values"][2])
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_the_first_are_kept_if_not_all_fit(self, num_workers, monkeypatch, capsys):
+        examples, kept = make(broken=(0, 9)), make(broken=(0, 9))
+        size = sum(torch.as_tensor(value).nbytes for value in examples[1].values())
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 4 * size))
+        kept.keep_in_memory()
+        assert "has room for 4 of 10 images" in capsys.readouterr().err
+        loader = DataLoader(kept, 4, collate_fn=ExampleCollator(None), num_workers=num_workers)
+        for _ in range(2):
+            together = torch.cat([batch["pixel_values"] for batch in loader])
+            assert torch.equal(together, pixels([examples[row] for row in range(1, 9)]))
+        numbers = []
+        monkeypatch.setattr(ImageTransform, "process", lambda self, inputs: numbers.append(len(inputs)) or {})
+        kept.__getitems__([1, 2, 3])
+        assert numbers == []
 
     def test_what_is_kept_in_memory_is_read_once(self, monkeypatch):
         numbers, process = [], ImageTransform.process

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
 from transformers import pipeline
 
 from perceivers import PointCloudPerceiverFeatureExtractor
@@ -172,6 +173,31 @@ class TestAugmentation:
     def test_arguments(self, fields, message):
         with pytest.raises(ValueError, match=message):
             PointCloudAugmentationArguments(**fields)
+
+
+class TestDrawing:
+    """What the picture of mistakes shows of a cloud."""
+
+    def test_the_points_that_the_model_sees_are_drawn(self):
+        extractor = PointCloudPerceiverFeatureExtractor(num_points=50)
+        transform, axes = (
+            POINT_CLOUDS.eval_transform(extractor),
+            Figure().add_subplot(projection=POINT_CLOUDS.projection),
+        )
+        cloud = np.random.default_rng(0).normal(3.0, 2.0, (30, 3))
+        POINT_CLOUDS.draw(cloud, transform, axes)
+        (points,) = transform([cloud])["point_values"]
+        (drawn,) = axes.collections
+        np.testing.assert_allclose(np.stack(drawn._offsets3d, -1), points[:30].numpy())  # without padding
+        assert np.abs(np.stack(drawn._offsets3d)).max() == pytest.approx(1)  # after the normalisation
+
+    def test_a_file_is_read(self, tmp_path):
+        path = tmp_path / "x.npy"
+        np.save(path, np.random.default_rng(0).normal(size=(30, 3)))
+        axes = Figure().add_subplot(projection="3d")
+        transform = POINT_CLOUDS.eval_transform(PointCloudPerceiverFeatureExtractor(num_points=20))
+        POINT_CLOUDS.draw(POINT_CLOUDS.example_from_file(str(path)), transform, axes)
+        assert len(axes.collections[0]._offsets3d[0]) == 20
 
 
 def make_modelnet(root, clouds=3):

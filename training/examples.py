@@ -7,6 +7,7 @@ interruption change it.
 import contextlib
 import itertools
 import math
+import mmap
 import random
 import re
 import sys
@@ -16,14 +17,17 @@ from typing import Any
 
 import datasets
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from huggingface_hub.utils import tqdm
 from transformers.data.data_collator import default_data_collator
 
-from .folders import printable
+from .folders import printable, say
 from .modality import Batch, Modality, Transform
 from .objective import Objective
 
+# Part of the free memory that examples may be kept in.
+SHARE_OF_MEMORY = 0.5
 # Key of a batch with the examples that were left out of it.
 LEFT_OUT = "left_out"
 IN_MEMORY = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
@@ -172,17 +176,17 @@ class ExampleDataset(torch.utils.data.Dataset):
             return each(list(draws), self._process, self._unreadable)
         rows = [draw % len(self) for draw in draws]
         missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
-        unread = {}
+        read = {}
         for row, example in zip(missing, each(missing, self._process, self._unreadable), strict=True):
-            if isinstance(example, Unreadable):
-                unread[row] = example
-            else:
-                self._kept.add(row, example)
-        kept = self._kept.examples([row for row in rows if row not in unread])
-        return [unread[row] if row in unread else next(kept) for row in rows]
+            read[row] = example if isinstance(example, Unreadable) else self._kept.add(row, example)
+        kept = self._kept.examples([row for row in rows if row not in read])
+        return [read[row] if row in read else next(kept) for row in rows]
 
     def keep_in_memory(self) -> None:
-        """Keeps each example once it was processed, if its transform is not random; worker processes share them."""
+        """Keeps each example once it was processed, if its transform is not random; worker processes share them.
+
+        If the memory does not hold all, the first ones are kept, and a line says how many.
+        """
         if self.transform.is_random or not len(self):
             return
         for number in range(len(self)):
@@ -191,6 +195,11 @@ class ExampleDataset(torch.utils.data.Dataset):
                 self._kept = KeptExamples(example, len(self))
                 self._kept.add(number, example)
                 break
+        if self._kept is not None and len(self._kept) < len(self):
+            say(
+                f"The memory has room for {len(self._kept):,} of {len(self):,} {self.modality.noun}; the others are "
+                "read whenever they are needed."
+            )
 
     def _process(self, draws: list[int]) -> list[Batch]:
         rows = self.rows[[draw % len(self) for draw in draws]]
@@ -207,7 +216,7 @@ class ExampleDataset(torch.utils.data.Dataset):
 
 
 class KeptExamples:
-    """Processed examples in memory that all processes of a data loader share.
+    """Processed examples in memory that all processes of a data loader share: the first ones, as many as fit.
 
     Args:
         example: One of them, whose shapes and types all have.
@@ -215,27 +224,42 @@ class KeptExamples:
     """
 
     def __init__(self, example: Batch, number: int):
-        tensors = {name: torch.as_tensor(value) for name, value in example.items()}
-        self._tensors = {
-            name: torch.empty((number, *tensor.shape), dtype=tensor.dtype).share_memory_()
-            for name, tensor in tensors.items()
-        }
-        self._is_there = torch.zeros(number, dtype=torch.bool).share_memory_()
+        tensors = as_tensors(example)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        room = int(SHARE_OF_MEMORY * psutil.virtual_memory().available) // size
+        self._is_there = torch.zeros(max(1, min(number, room)), dtype=torch.bool).share_memory_()
+        self._tensors = {name: self._shared(tensor) for name, tensor in tensors.items()}
+
+    def _shared(self, tensor: torch.Tensor) -> torch.Tensor:
+        # Takes no memory before it is written to, and none of `/dev/shm`, of which containers have little.
+        memory = mmap.mmap(-1, len(self) * tensor.nbytes)
+        return torch.frombuffer(memory, dtype=tensor.dtype).view(len(self), *tensor.shape)
+
+    def __len__(self) -> int:
+        return len(self._is_there)
 
     def __contains__(self, number: int) -> bool:
-        return self._is_there.numpy()[number]
+        return number < len(self) and self._is_there.numpy()[number]
 
-    def add(self, number: int, example: Batch) -> None:
-        """Keeps an example."""
-        for name, tensor in self._tensors.items():
-            tensor[number] = torch.as_tensor(example[name])
-        self._is_there[number] = True  # last, as other processes may look
+    def add(self, number: int, example: Batch) -> Batch:
+        """Keeps an example if there is room for it, and returns it as tensors."""
+        tensors = as_tensors(example)
+        if number < len(self):
+            for name, tensor in self._tensors.items():
+                tensor[number] = tensors[name]
+            self._is_there[number] = True  # last, as other processes may look
+        return tensors
 
     def examples(self, numbers: list[int]) -> Iterator[Batch]:
         """Yields examples, which are taken out together as that is faster."""
         rows = torch.tensor(numbers, dtype=torch.long)
         columns = [tensor[rows].unbind() for tensor in self._tensors.values()]
         return (dict(zip(self._tensors, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def as_tensors(example: Batch) -> Batch:
+    """An example whose numbers are tensors too."""
+    return {name: torch.as_tensor(value) for name, value in example.items()}
 
 
 class ReplacingExampleDataset(ExampleDataset):
