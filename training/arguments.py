@@ -112,6 +112,16 @@ class DataArguments:
         """The data set's name for one of our columns; `None` if no flag gives it."""
         return getattr(self, f"{column}_column_name")
 
+    def complete(self, model: ModelArguments) -> None:
+        """Sets what the flags of the data say of the model. The default sets nothing.
+
+        Args:
+            model: The flags of the model, which may be changed.
+
+        Raises:
+            ValueError: If both say something else.
+        """
+
     def __post_init__(self):
         for name in ("dataset_name", "train_dir", "validation_dir"):
             if getattr(self, name) is not None and not getattr(self, name).strip():

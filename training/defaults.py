@@ -1,7 +1,6 @@
 """Settings chosen from the data and the machine, for runs that only say where their data is."""
 
 import copy
-import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -139,8 +138,3 @@ def num_steps(
     return int(
         max(FEWEST_STEPS, min(left / (pace.seconds * arguments.gradient_accumulation_steps), MOST_EPOCHS * epoch))
     )
-
-
-def cpu_name(pace: Pace) -> str:
-    """Such as "1 of 2 threads"."""
-    return f"{pace.threads} of {os.cpu_count()} threads"

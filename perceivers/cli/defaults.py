@@ -1,6 +1,7 @@
 """Runs that only say where their data is: what is chosen for them, and what they are told of it."""
 
 import argparse
+import os
 import time
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from perceivers.tasks import Task
 from perceivers.training.arguments import PerceiverTrainingArguments
 from perceivers.training.datasets import Examples
-from perceivers.training.defaults import MINUTES, cpu_name, measure, num_steps, training_flags
+from perceivers.training.defaults import MINUTES, measure, num_steps, training_flags
 from perceivers.training.examples import LEFT_OUT
 from perceivers.training.folders import say
 from perceivers.training.trainer import PerceiverTrainer
@@ -47,5 +48,5 @@ def choose_steps(arguments: argparse.Namespace, model: PreTrainedModel, trainer:
     say(
         f"Takes {training.max_steps:,} steps of {size:,} {arguments.task.modality.noun}, each "
         f"{training.max_steps * size / sizes[0]:,.0f} times, in about {pace.seconds * training.max_steps / 60:.1f} "
-        f"minutes with {cpu_name(pace)} ({pace.seconds * 1000:.0f} ms per step)."
+        f"minutes with {pace.threads} of {os.cpu_count()} threads ({pace.seconds * 1000:.0f} ms per step)."
     )

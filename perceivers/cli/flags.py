@@ -11,7 +11,7 @@ from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, Trainin
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.recipes import beside
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
-from perceivers.training.arguments import ASSIGNMENTS, ModelArguments, parse_assignments
+from perceivers.training.arguments import ASSIGNMENTS, DataArguments, ModelArguments, parse_assignments
 from perceivers.training.checkpoints import damage
 from perceivers.training.local_paths import check_exists, closest
 from perceivers.training.recipe import read_recipe, recipe_to_argv
@@ -94,10 +94,9 @@ class FlagParser(CommandParser, HfArgumentParser):
             ValueError: If the values exclude each other.
         """
         instances = self.parse_dict(vars(namespace))
-        model = next((each for each in instances if isinstance(each, ModelArguments)), None)
-        for each in instances:
-            if model is not None and hasattr(each, "complete"):
-                each.complete(model)
+        model = next(each for each in instances if isinstance(each, ModelArguments))
+        data = next(each for each in instances if isinstance(each, DataArguments))
+        data.complete(model)
         return instances
 
 
