@@ -62,6 +62,11 @@ class ModelArguments:
         default=False, metadata={"help": "Run the code in the checkpoint's repository on this machine."}
     )
 
+    @property
+    def names_model(self) -> bool:
+        """Whether a flag says which model to train."""
+        return bool(self.model_name_or_path or self.variant or self.config)
+
 
 @dataclass
 class DataArguments:
@@ -161,6 +166,13 @@ class PerceiverTrainingArguments(TrainingArguments):
             "own settings."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "End the training after this many evaluations in a row that are no better than the best before "
+            "them. Needs `--load_best_model_at_end`."
+        },
+    )
     timm_optimizer: str | None = field(
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, instead of `--optim`."}
     )
@@ -175,6 +187,13 @@ class PerceiverTrainingArguments(TrainingArguments):
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"`--minutes` must be above 0, got {self.minutes}.")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(
+                    f"`--early_stopping_patience` must be at least 1, got {self.early_stopping_patience}."
+                )
+            if not self.load_best_model_at_end:
+                raise ValueError("`--early_stopping_patience` needs `--load_best_model_at_end`.")
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:

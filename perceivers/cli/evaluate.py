@@ -18,11 +18,9 @@ from perceivers.tasks import TASKS, Task
 from perceivers.training.datasets import Selection, load_examples
 from perceivers.training.evaluation import Evaluator, report_table
 from perceivers.training.examples import LeftOut
-from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
-from perceivers.training.recipe import read_recipe
+from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_file
+from perceivers.training.recipe import RECIPE, read_recipe
 from perceivers_cli import printable
-
-RECIPE = "recipe.yaml"
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
@@ -49,8 +47,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
         parser.error(f"`--batch_size` must be at least 1, got {arguments.batch_size}")
     names = data_arguments.__dataclass_fields__
     held_out = HeldOut.read_beside(arguments.model)
-    recipe = run_folder(arguments.model) / RECIPE
-    recorded = read_recipe(recipe) if recipe.is_file() else {}
+    recipe = run_file(arguments.model, RECIPE)
+    recorded = read_recipe(recipe) if recipe else {}
     trained_on = {flag: recorded.get(flag) for flag in FOLDER_FLAGS}
     if held_out is not None:
         trained_on |= {flag: paths[0] for flag, paths in held_out.folders.items()}
