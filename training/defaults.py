@@ -162,12 +162,16 @@ def cost_of(model: PreTrainedModel, batch: Batch, device: torch.device) -> Cost:
     def step() -> None:
         model(**batch).logits.float().sum().backward()
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    fewest = 1 if device.type == "cpu" else before
     with torch.random.fork_rng():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            seconds = _seconds(step, device, threads)
-        if seconds < SLOW_STEP:  # the first one is slow
-            seconds = min(_seconds(step, device, threads) for _ in range(MEASURED_STEPS))
+            is_slow = _seconds(step, device, fewest) > SLOW_STEP
+        if is_slow:
+            seconds = _seconds(step, device, before)
+        else:
+            seconds = min(_seconds(step, device, fewest) for _ in range(MEASURED_STEPS))
+    torch.set_num_threads(before)
     return Cost(seconds / number, sum(kept.values()) / number)
 
 
