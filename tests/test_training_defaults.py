@@ -203,10 +203,10 @@ class TestSteps:
 
 
 class TestStopping:
-    def evaluate(self, callback, args, state, accuracy):
+    def evaluate(self, callback, args, state, accuracy, loss=1.0):
         """An evaluation as the Trainer does it; returns whether it ends the training."""
         state.global_step += 10
-        control, metrics = TrainerControl(), {"eval_loss": 1.0, "eval_accuracy": accuracy}
+        control, metrics = TrainerControl(), {"eval_loss": loss, "eval_accuracy": accuracy}
         state.log_history.append({**metrics, "step": state.global_step})
         callback.on_evaluate(args, state, control, metrics)
         if state.best_metric is None or accuracy > state.best_metric:
@@ -227,6 +227,7 @@ class TestStopping:
             callback.on_train_begin(args, state, TrainerControl())
         callback.on_train_end(args, state, TrainerControl())
         assert capsys.readouterr().err == ""
+        assert not self.evaluate(copy.deepcopy(callback), args, copy.deepcopy(state), 0.7, loss=0.9)
         assert self.evaluate(callback, args, state, 0.7)
         callback.on_train_end(args, state, TrainerControl())
         said = "Stopped at step 50 of 100, as 3 evaluations in a row were no better than that of step 20"

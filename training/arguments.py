@@ -170,7 +170,7 @@ class PerceiverTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "End the training after this many evaluations in a row that are no better than the best before "
-            "them. Needs `--load_best_model_at_end`."
+            "them, neither in the metric nor in the loss. Needs `--load_best_model_at_end`."
         },
     )
     timm_optimizer: str | None = field(

@@ -3,11 +3,13 @@
 It shows its progress by a bar of our own, see [`Progress`].
 """
 
+import math
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +295,9 @@ class LossesToDraw(TrainerCallback):
 
 
 class StopWithoutProgress(EarlyStoppingCallback):
-    """Ends a training whose evaluations get no better, and says so.
+    """Ends a training whose evaluations get no better, neither in the metric nor in the loss, and says so.
+
+    A model that is still at chance has a constant accuracy, but a loss that falls already.
 
     A resumed training goes on counting where it was interrupted.
     """
@@ -302,8 +306,17 @@ class StopWithoutProgress(EarlyStoppingCallback):
         """Counts the evaluations since the best one."""
         super().on_train_begin(args, state, control, **kwargs)
         best = state.global_step if state.best_global_step is None else state.best_global_step
-        since = [entry for entry in state.log_history if "eval_loss" in entry and int(entry["step"]) > best]
-        self.early_stopping_patience_counter = len(since)
+        evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+        if evaluations:
+            best = max(best, int(min(evaluations, key=itemgetter("eval_loss"))["step"]))
+        self.early_stopping_patience_counter = sum(int(entry["step"]) > best for entry in evaluations)
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: Any) -> None:
+        """Counts an evaluation without progress."""
+        super().check_metric_value(args, state, control, metric_value)
+        *earlier, last = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        if last < min(earlier, default=math.inf):
+            self.early_stopping_patience_counter = 0
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Says if the training ended for this reason."""
