@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import wave
@@ -32,7 +33,8 @@ from tests.runs import run, save_images, save_model, the_line, train
 from tests.test_checkpoint_conversion import CLASSES, random_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QUICK = ["--max_steps", 4, "--learning_rate", "1e-2", "--disable_tqdm", "true"]
+# The best of so few steps may be the first, which changes nothing.
+QUICK = ["--max_steps", 4, "--learning_rate", "1e-2", "--disable_tqdm", "true", "--load_best_model_at_end", "false"]
 WAYS = {"frozen": ["--freeze_body"], "lora": ["--lora", "--lora_rank", 2, "--lora_alpha", 4]}
 
 
@@ -298,6 +300,22 @@ class TestRefusals:
         assert the_line(capsys).endswith("was trained with `--lora_rank 2`, this run has 8.")
 
     @pytest.mark.integration
+    def test_adapters_are_no_model(self, tmp_path, capsys):
+        pytest.importorskip("peft")
+        save_model(tmp_path / "model")
+        assert fine_tune(tmp_path, tmp_path / "model", *WAYS["lora"], "--save_strategy", "epoch") == 0
+        checkpoint = next((tmp_path / "out").glob("checkpoint-*"))
+        capsys.readouterr()
+        for command in (["predict", checkpoint, tmp_path / "images/dark/0.png"], ["evaluate", checkpoint]):
+            assert run(*command) == 1
+            line = the_line(capsys)
+            assert "holds LoRA adapters alone (adapter_config.json), not a model: they are merged when" in line
+            assert line.endswith(f"recipe.yaml --resume_from_checkpoint {checkpoint}.")
+        shutil.copytree(checkpoint, tmp_path / "adapters")
+        assert fine_tune(tmp_path, tmp_path / "adapters", "--overwrite_output_dir") == 1
+        assert "by `merge_and_unload` of PEFT" in the_line(capsys)
+
+    @pytest.mark.integration
     def test_a_checkpoint_of_a_whole_model(self, tmp_path, capsys):
         save_model(tmp_path / "model")
         words = ["--save_steps", 2, "--save_strategy", "steps"]
@@ -331,7 +349,7 @@ class TestProposal:
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "are few" in line]
         start = "--model_name_or_path deepmind/vision-perceiver-fourier --config attention_dropout=0.0 --freeze_body"
         assert line.startswith("perceivers: 4 images per class to train on are few for a model from scratch.")
-        how = "--learning_rate 1e-3 --num_train_epochs 5"
+        how = "--minutes 60"
         assert line.endswith(f"perceivers train --train_dir {tmp_path / 'images'} {start} {how}")
 
     @pytest.mark.integration

@@ -206,6 +206,12 @@ def test_training_pushes_what_it_has_made(tmp_path):
     with running_hub() as hub:
         assert run(script, *words, hub_url=hub.url, home=tmp_path, python_path=repository) == 0
         _, files = hub.repos["user/trained"].at("main")
+        reader = tmp_path / "reader"
+        reader.mkdir()
+        words = ["evaluate", "user/trained", "--output_file", "results.json"]
+        assert run(script, *words, hub_url=hub.url, home=reader, python_path=repository) == 0
+    # What was held out is known from the files on the Hub.
+    assert json.loads((reader / "results.json").read_text())["examples"] == 16
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_image_perceiver.py"}
     assert wanted | {"recipe.yaml", "training_curves.png"} <= files.keys()
     assert b'model="user/trained"' in files["README.md"]

@@ -156,12 +156,14 @@ def test_the_inputs_are_not_read(monkeypatch):
 
 def test_what_was_found_is_said(tmp_path, capsys):
     load(save(tmp_path / "a", ["cat"] * 9 + ["dog"] * 4 + ["owl"] * 7, Value("string")))
-    line = "perceivers: Found 20 images to train on; 3 classes; the smallest dog (4), the largest cat (9)."
+    line = "perceivers: Found 20 images to train on; 3 classes: cat (9), dog (4), owl (7)."
     assert line in capsys.readouterr().err.splitlines()
+    load(save(tmp_path / "many", list("aabbbccddeeffgg") * 4, Value("string")))
+    assert "7 classes; the smallest a (8), the largest b (12)." in capsys.readouterr().err
     load(save(tmp_path / "b", [0, 2, 0, 2, 2] * 4, ClassLabel(names=["a", "b", "c"])))
-    assert "2 classes; the smallest a (8), the largest c (12); without an example b." in capsys.readouterr().err
+    assert "2 classes: a (8), c (12); without an example b." in capsys.readouterr().err
     load(save(tmp_path / "c", [["a"], [], ["a", "b"]] * 4, List(Value("string"))))
-    assert "2 classes; the smallest b (4), the largest a (8); 4 images without a label." in capsys.readouterr().err
+    assert "2 classes: a (8), b (4); 4 images without a label." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

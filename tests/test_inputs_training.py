@@ -38,7 +38,7 @@ class TestTraining:
         [
             ["--learning_rate", "1e38", "--max_grad_norm", "0"],
             ["--learning_rate", "1e30", "--max_grad_norm", "0", "--save_strategy", "steps", "--save_steps", "1"],
-            ["--learning_rate", "1e38", "--max_grad_norm", "0", "--max_steps", "1"],
+            ["--learning_rate", "1e38", "--max_grad_norm", "0", "--max_steps", "1", "--warmup_steps", "0"],
             ["--learning_rate", "1e38", "--max_grad_norm", "0", "--logging_nan_inf_filter", "false"],
         ],
         ids=str,
@@ -58,7 +58,7 @@ class TestTraining:
             raise RuntimeError("broken.png\nis cut off")
 
         monkeypatch.setattr(PerceiverTrainer, "evaluate", fail)
-        assert train(tmp_path, "--save_strategy", "no") == 1
+        assert train(tmp_path, "--save_strategy", "no", "--eval_strategy", "no") == 1
         assert f"The model is saved in {tmp_path}/out, but its evaluation failed: broken.png is" in the_line(capsys)
         assert run("predict", tmp_path / "out", tmp_path / "images", "--device", "cpu") == 0
 

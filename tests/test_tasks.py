@@ -23,7 +23,7 @@ from perceivers.tasks import TASK_NAMES, TASKS, task_for_model, task_named
 from perceivers.training.audio import AUDIO, AudioAugmentationArguments
 from perceivers.training.classification import CLASSIFICATION, Classification, ClassTargets
 from perceivers.training.datasets import load_examples
-from perceivers.training.evaluation import evaluate_model, report_table
+from perceivers.training.evaluation import Evaluator, report_table
 from perceivers.training.examples import ExampleDataset, LeftOut
 from perceivers.training.images import IMAGES, ImageAugmentationArguments, ImageModality, ImageTransform
 from perceivers.training.point_clouds import POINT_CLOUDS, PointCloudAugmentationArguments
@@ -156,7 +156,7 @@ class TestSeveralColumns:
         transform = TwoImagesTransform(ImagePerceiverImageProcessorPil(size=16, crop_size=16))
         model = tiny_image_model(num_labels=2)
         dataset = examples.train
-        results = evaluate_model(model, TwoImages(), CLASSIFICATION, examples.targets, dataset, transform, 5)
+        results = Evaluator(model, TwoImages(), CLASSIFICATION, examples.targets, dataset, transform, 5).evaluate()
         assert list(results["views"]) == ["both", "nothing"]
         assert results["accuracy"] == results["views"]["both"]["accuracy"]
         with torch.no_grad():
@@ -173,7 +173,9 @@ class TestSeveralColumns:
         dataset = datasets.Dataset.from_dict({"image": images, "label": [0, 1]}, features=features)
         transform = IMAGES.eval_transform(ImagePerceiverImageProcessorPil(size=16, crop_size=16))
         targets = ClassTargets(["a", "b"])
-        results = evaluate_model(tiny_image_model(num_labels=2), IMAGES, CLASSIFICATION, targets, dataset, transform)
+        results = Evaluator(
+            tiny_image_model(num_labels=2), IMAGES, CLASSIFICATION, targets, dataset, transform
+        ).evaluate()
         assert "views" not in results
         assert report_table(CLASSIFICATION, results, targets).splitlines()[-1].startswith("accuracy on 2 examples: ")
 

@@ -22,7 +22,7 @@ from perceivers.training.audio import (
 from perceivers.training.class_metrics import d_prime, ranking_report, ranking_scores
 from perceivers.training.classification import CLASSIFICATION, ClassTargets, class_weights
 from perceivers.training.datasets import load_examples
-from perceivers.training.evaluation import evaluate_model
+from perceivers.training.evaluation import Evaluator
 from perceivers.training.modality import single_chunk
 from perceivers.training.sounds import KINDS, NUM_SAMPLES, SAMPLING_RATE, make_clip, sounds
 from tests.models import tiny_audio_model, tiny_extractor
@@ -247,7 +247,7 @@ class TestEvaluation:
         targets, transform = ClassTargets(names), AUDIO.eval_transform(extractor)
         assert len({len(AUDIO.chunks(extractor)(recording)) for recording in recordings}) > 3
         accuracies = [
-            evaluate_model(model, AUDIO, CLASSIFICATION, targets, dataset, transform, 3, chunks)
+            Evaluator(model, AUDIO, CLASSIFICATION, targets, dataset, transform, 3, chunks).evaluate()
             for chunks in (AUDIO.chunks(extractor), single_chunk)
         ]
         assert accuracies[0]["accuracy"] == 1 > accuracies[1]["accuracy"]

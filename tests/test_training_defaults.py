@@ -1,5 +1,7 @@
 """Runs that only say where their data is: what is chosen for them, and that what is given wins."""
 
+import copy
+
 import datasets
 import numpy as np
 import pytest
@@ -8,15 +10,28 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, TrainerControl, TrainerState
 
+from perceivers.training import defaults
 from perceivers.training.arguments import PerceiverTrainingArguments
 from perceivers.training.audio import AUDIO
-from perceivers.training.defaults import MOST_EPOCHS, Pace, measure, num_steps, training_flags
+from perceivers.training.defaults import (
+    MOST_EPOCHS,
+    Cost,
+    Pace,
+    batch_size,
+    can_cache,
+    cost_of,
+    learning_rate,
+    measure,
+    plan,
+    training_flags,
+)
 from perceivers.training.images import IMAGES, ImageAugmentationArguments, has_its_end
-from perceivers.training.modality import Choice
 from perceivers.training.point_clouds import POINT_CLOUDS
+from perceivers.training.trainer import StopWithoutProgress
 from tests.models import tiny_image_model
-from tests.runs import run, save_images
+from tests.runs import run, save_images, save_model
 
 
 def rows_of(column, feature, paths):
@@ -112,12 +127,21 @@ class TestSteps:
         return PerceiverTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=10, **changes)
 
     def test_by_hand(self, tmp_path):
-        # 60 s without 15 %, 300 readings, and 11 evaluations of 100 images, each a third of its time in a step
-        left = 60 * 0.85 - 300 * 0.05 - 11 * 100 * 0.3 / 10 / 3
-        arguments = self.arguments(tmp_path)
-        assert num_steps(1.0, Pace(0.3, 1), 0.05, 200, 100, arguments) == int(left / 0.3)
-        assert num_steps(1e6, Pace(0.3, 1), 0.05, 200, 100, arguments) == MOST_EPOCHS * 20
-        assert num_steps(1e-6, Pace(0.3, 1), 0.05, 200, 100, arguments) == 50
+        # 60 s without 15 %, 300 readings, and 11 evaluations of 100 images
+        left = 60 * 0.85 - 300 * 0.05 - 11 * 100 * 0.05 / 10
+        arguments, pace = self.arguments(tmp_path), Pace(0.3, 0.05, 1)
+        planned = plan(1.0, pace, 0.05, 200, 100, arguments)
+        assert (planned.steps, planned.evaluations) == (int(left / 0.3), 10)
+        assert planned.seconds == pytest.approx(60 * 0.85, abs=0.3)
+        assert plan(1e6, pace, 0.05, 200, 100, arguments).steps == MOST_EPOCHS * 20
+        assert plan(1e6, pace, 0.05, 200, 100, arguments, most_epochs=3).steps == 60
+
+    def test_evaluations_leave_time_to_train(self, tmp_path):
+        arguments, pace = self.arguments(tmp_path), Pace(30.0, 30.0, 1)  # as with a frozen body
+        planned = plan(100, pace, 0.0, 200, 50, arguments)
+        assert planned.evaluations == 7 and planned.steps == int((100 * 51 - 8 * 150) / 30)
+        too_short = plan(1e-6, pace, 0.0, 200, 50, arguments)
+        assert (too_short.steps, too_short.evaluations, too_short.seconds) == (50, 1, 50 * 30 + 2 * 150)
 
     @pytest.mark.parametrize("stem", ["pixels", "conv"])  # which has running statistics
     def test_measuring_leaves_no_trace(self, stem):
@@ -133,14 +157,87 @@ class TestSteps:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert all(parameter.grad is None for parameter in model.parameters())
 
+    def test_the_cost_of_an_example(self):
+        model, batch = tiny_image_model(num_blocks=2), {"pixel_values": torch.zeros(2, 3, 16, 16)}
+        once = cost_of(model, batch, torch.device("cpu"))
+        assert 0 < once.seconds < 5 and all(parameter.grad is None for parameter in model.parameters())
+        deeper = cost_of(tiny_image_model(num_blocks=4), batch, torch.device("cpu"))
+        assert 0 < once.memory < deeper.memory
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        frozen = copy.deepcopy(model)
+        frozen.base_model.requires_grad_(False)
+        assert cost_of(frozen, batch, torch.device("cpu")).memory < min(once.memory, weights)
+
+    @pytest.mark.parametrize(
+        ("seconds", "memory", "expected"), [(0.01, 1, 64), (0.2, 1, 16), (20, 1, 8), (0.01, 10, 32), (20, 100, 4)]
+    )
+    def test_a_batch_fits_time_and_memory(self, seconds, memory, expected):
+        assert batch_size(64, Cost(seconds, memory), minutes=10, memory=1000) == expected
+
+    def test_inputs_are_kept_where_there_is_memory(self, monkeypatch):
+        monkeypatch.setattr(defaults, "free_memory", lambda device: 1000)
+        assert can_cache(10, 25) and not can_cache(10, 26)
+
+    @pytest.mark.parametrize(
+        ("parameters", "has_weights", "is_partial", "expected"),
+        [
+            (100_000, False, False, 2e-3),
+            (45_000_000, False, False, 1.2e-4),
+            (86_000_000, True, False, 5.4e-5),
+            (144_000, True, False, 1.3e-3),
+            (45_000_000, True, True, 1e-3),
+        ],
+    )
+    def test_the_learning_rate(self, parameters, has_weights, is_partial, expected):
+        assert learning_rate(2e-3, parameters, has_weights, is_partial) == expected
+
     def test_what_is_given_wins(self):
-        choice = Choice({"variant": "small", "learning_rate": 1.0}, "", "")
-        flags = training_flags(choice, "accuracy", 1000, given=())
+        chosen = {"variant": "small", "learning_rate": 1.0}
+        flags = training_flags(chosen, "accuracy", 1000, given=())
         assert flags["learning_rate"] == 1.0 and flags["load_best_model_at_end"] and flags["minutes"] == 10
         assert flags["per_device_train_batch_size"] == 64
-        assert training_flags(choice, "accuracy", 40, given=())["per_device_train_batch_size"] == 16
-        assert "load_best_model_at_end" not in training_flags(choice, "accuracy", 1000, given=["save_strategy"])
-        assert "minutes" not in training_flags(choice, "accuracy", 1000, given=["max_steps"])
+        assert training_flags(chosen, "accuracy", 40, given=())["per_device_train_batch_size"] == 16
+        flags = training_flags(chosen, "accuracy", 1000, given=["save_strategy"])
+        assert not flags.keys() & {"load_best_model_at_end", "early_stopping_patience"}
+        assert "minutes" not in training_flags(chosen, "accuracy", 1000, given=["max_steps"])
+
+
+class TestStopping:
+    def evaluate(self, callback, args, state, accuracy, loss=1.0):
+        """An evaluation as the Trainer does it; returns whether it ends the training."""
+        state.global_step += 10
+        control, metrics = TrainerControl(), {"eval_loss": loss, "eval_accuracy": accuracy}
+        state.log_history.append({**metrics, "step": state.global_step})
+        callback.on_evaluate(args, state, control, metrics)
+        if state.best_metric is None or accuracy > state.best_metric:
+            state.best_metric, state.best_global_step = accuracy, state.global_step
+        return control.should_training_stop
+
+    @pytest.mark.parametrize("is_resumed", [False, True])
+    def test_after_evaluations_that_are_no_better(self, is_resumed, tmp_path, capsys):
+        args = PerceiverTrainingArguments(
+            str(tmp_path), eval_strategy="steps", load_best_model_at_end=True, save_steps=500, eval_steps=500
+        )
+        args.metric_for_best_model, args.greater_is_better = "accuracy", True
+        state, callback = TrainerState(max_steps=100), StopWithoutProgress(3)
+        callback.on_train_begin(args, state, TrainerControl())
+        assert not any(self.evaluate(callback, args, state, accuracy) for accuracy in (0.5, 0.7, 0.7, 0.6))
+        if is_resumed:
+            callback = StopWithoutProgress(3)
+            callback.on_train_begin(args, state, TrainerControl())
+        callback.on_train_end(args, state, TrainerControl())
+        assert capsys.readouterr().err == ""
+        assert not self.evaluate(copy.deepcopy(callback), args, copy.deepcopy(state), 0.7, loss=0.9)
+        assert self.evaluate(callback, args, state, 0.7)
+        callback.on_train_end(args, state, TrainerControl())
+        said = "Stopped at step 50 of 100, as 3 evaluations in a row were no better than that of step 20"
+        assert said in capsys.readouterr().err
+
+    def test_needs_the_best_checkpoint(self, tmp_path):
+        with pytest.raises(ValueError, match="`--early_stopping_patience` needs `--load_best_model_at_end`"):
+            PerceiverTrainingArguments(str(tmp_path), early_stopping_patience=2)
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            PerceiverTrainingArguments(str(tmp_path), early_stopping_patience=0)
 
 
 @pytest.mark.integration
@@ -154,7 +251,7 @@ class TestRuns:
     def test_a_folder_is_enough(self, words, tmp_path, capsys):
         assert run(*words, "--minutes", "0.01") == 0
         said = capsys.readouterr().err
-        assert "Chose the model `small` on 10 x 12 colour pixels" in said and "Takes 50 steps of 8 images" in said
+        assert "Chose the model `small` on 10 x 12 colour pixels" in said and "50 steps of up to 8 images" in said
         recipe = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())
         assert recipe["max_steps"] == 50 and recipe["variant"] == "small" and recipe["horizontal_flip"] == 0.5
         assert recipe["learning_rate"] == 0.002 and recipe["cpu_threads"] >= 1
@@ -171,3 +268,43 @@ class TestRuns:
         assert recipe["learning_rate"] == 0.001 and recipe["max_steps"] == 6
         assert recipe["config"] == {"image_size": [12, 10]} and "minutes" not in recipe
         assert run(*words, "--resume_from_checkpoint", "last") == 0
+
+    def test_a_saved_model_keeps_its_inputs(self, words, tmp_path, capsys):
+        model = save_model(tmp_path / "model", names=("cat", "dog"))
+        assert run(*words, "--model_name_or_path", model, "--minutes", "0.01", "--warmup_steps", "3") == 0
+        said = capsys.readouterr().err
+        assert f"Trains all weights of {model}, which says how the images are prepared." in said
+        assert "mirrored" in said and "low, to keep what the weights know" in said
+        recipe = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())
+        assert recipe["max_steps"] == 50 and recipe["load_best_model_at_end"] and recipe["warmup_steps"] == 3
+        assert not recipe.keys() & {"config", "processor", "variant"}
+        before, after = (AutoImageProcessor.from_pretrained(folder) for folder in (model, tmp_path / "out"))
+        assert (before.size, before.crop_size) == (after.size, after.crop_size)
+
+    def test_a_head_takes_larger_steps(self, words, tmp_path, capsys):
+        model = save_model(tmp_path / "model")
+        assert run(*words, "--model_name_or_path", model, "--freeze_body", "--max_steps", "2") == 0
+        assert "Trains a head for" in capsys.readouterr().err
+        assert yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())["learning_rate"] == 0.001
+
+    def test_a_variant_keeps_its_inputs_and_the_same_command_resumes(self, words, tmp_path, capsys):
+        words += ["--variant", "tiny", "--learning_rate", "5e-5", "--per_device_train_batch_size", "4"]
+        assert run(*words, "--minutes", "0.01") == 0
+        assert "Trains `tiny` from scratch" in capsys.readouterr().err
+        assert AutoConfig.from_pretrained(tmp_path / "out").image_size == 16
+        first = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())
+        assert "learning_rate" not in first and first["per_device_train_batch_size"] == 4  # 5e-5 is transformers' own
+        assert run(*words, "--minutes", "0.01", "--resume_from_checkpoint", "last") == 0
+        second = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())
+        assert second == {name: first[name] for name in second} and second["max_steps"] == 50
+        assert "in about" not in capsys.readouterr().err
+
+    def test_several_labels_are_not_smoothed(self, tmp_path, capsys):
+        images = [Image.new("RGB", (12, 12), (5 * index, 0, 0)) for index in range(40)]
+        rows = {"image": images, "label": [["a"], ["b"]] * 20}
+        features = datasets.Features(image=datasets.Image(), label=datasets.List(datasets.Value("string")))
+        (tmp_path / "data").mkdir()
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data/train.parquet")
+        words = ["--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "out", "--use_cpu"]
+        assert run("train", *words, "--max_steps", "2") == 0
+        assert "label_smoothing_factor" not in yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())

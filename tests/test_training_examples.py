@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from perceivers import ImagePerceiverImageProcessorPil
 from perceivers.training.classification import CLASSIFICATION, ClassTargets
-from perceivers.training.evaluation import evaluate_model
+from perceivers.training.evaluation import Evaluator
 from perceivers.training.examples import (
     LEFT_OUT,
     ExampleCollator,
@@ -159,12 +159,12 @@ class TestUnreadable:
         model, transform = tiny_image_model(num_labels=2), ImageTransform(PROCESSOR)
         arguments = (model, IMAGES, CLASSIFICATION, TARGETS)
         readable = rows().select([row for row in range(10) if row not in BROKEN])
-        expected = evaluate_model(*arguments, readable, transform, batch_size=4)
+        expected = Evaluator(*arguments, readable, transform, batch_size=4).evaluate()
         left_out = make().left_out
-        assert evaluate_model(*arguments, rows(), transform, batch_size=4, left_out=left_out) == expected
+        assert Evaluator(*arguments, rows(), transform, batch_size=4, left_out=left_out).evaluate() == expected
         assert expected["examples"] == 7 and len(left_out) == 3
         with pytest.raises(UnreadableError, match=r"validation\[2\] \(2.png\)"):
-            evaluate_model(*arguments, rows(), transform)
+            Evaluator(*arguments, rows(), transform).evaluate()
 
 
 class TestDraws:

@@ -20,7 +20,7 @@ from perceivers.cli.main import main
 from perceivers.cli.train import parse
 from perceivers.preprocessors import point_cloud_files
 from perceivers.training.classification import CLASSIFICATION, ClassTargets
-from perceivers.training.evaluation import evaluate_model
+from perceivers.training.evaluation import Evaluator
 from perceivers.training.point_clouds import (
     POINT_CLOUDS,
     PointAugmentation,
@@ -319,7 +319,7 @@ class TestCommands:
         transform = PointCloudTransform(PointCloudPerceiverFeatureExtractor(num_points=16))
         names = [f"LABEL_{label}" for label in range(10)]
         dataset = shapes(1, seed=0, num_points=16).select(range(4))
-        results = evaluate_model(model, POINT_CLOUDS, CLASSIFICATION, ClassTargets(names), dataset, transform)
+        results = Evaluator(model, POINT_CLOUDS, CLASSIFICATION, ClassTargets(names), dataset, transform).evaluate()
         assert results["examples"] == 4
         assert seen == [torch.float32]
 

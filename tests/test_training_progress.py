@@ -79,7 +79,7 @@ def test_a_terminal_has_one_bar_that_warnings_do_not_break(terminal, warn):
     run(terminal, warn=warn)
     shown = screen(terminal.getvalue())
     first = "perceivers: The model has 9 parameters and trains on cpu with"
-    assert shown[0].startswith(first) and shown[0].endswith("4 steps of up to 8 images.")
+    assert shown[0].startswith(first) and shown[0].endswith("4 steps of up to 8 images, 0 epochs.")
     warnings = ["perceivers: warning: left out a.png"] * 2 if warn else []
     assert shown[1 : 1 + len(warnings)] == warnings
     bar, *rest = shown[1 + len(warnings) :]
@@ -138,10 +138,11 @@ def test_the_clock_leaves_out_what_comes_between_steps(monkeypatch):
 def test_a_resumed_run_and_frozen_parameters():
     model = torch.nn.Linear(2, 3)
     model.weight.requires_grad_(False)
-    state = TrainerState(max_steps=9, global_step=4)
+    state = TrainerState(max_steps=9, global_step=4, num_train_epochs=3)
     sentence = describe(arguments(world_size=2), state, model, "images")
     assert sentence.startswith("The model has 9 parameters, of which 3 are trained, and trains on 2 processes")
-    assert sentence.endswith("steps 5 to 9 of up to 16 images.")
+    assert sentence.endswith("steps 5 to 9 of up to 16 images, 3 epochs.")
+    assert describe(arguments(), state, model, "images", 200.0).endswith("of up to 8 images, 3 epochs in about 3 min.")
 
 
 def test_other_processes_show_nothing(terminal):

@@ -21,17 +21,15 @@ from .arguments import DataArguments
 from .folders import say
 from .heads import label_axes
 from .modality import Modality, import_optional
-from .recipe import read_recipe
+from .recipe import RECIPE, read_recipe
 
 # Below this number of training examples per class, a start from published weights is proposed. From scratch, 80 photos
 # of each of three easy classes end near chance, and 1,000 small pictures of each of ten are enough.
 FEW_PER_CLASS = 200
-# How the proposal trains a head: as it is new, it takes larger steps and more of them than the Trainer's defaults.
-PROPOSED = ("--freeze_body", "--learning_rate", "1e-3", "--num_train_epochs", "5")
+# How the proposal trains a head.
+PROPOSED = ("--freeze_body", "--minutes", "60")
 # What PEFT writes beside the weights of an adapter.
 ADAPTER_CONFIG = "adapter_config.json"
-# What a run writes beside its checkpoints.
-RECIPE = "recipe.yaml"
 
 
 @dataclass

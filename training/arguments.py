@@ -62,6 +62,11 @@ class ModelArguments:
         default=False, metadata={"help": "Run the code in the checkpoint's repository on this machine."}
     )
 
+    @property
+    def names_model(self) -> bool:
+        """Whether a flag says which model to train."""
+        return bool(self.model_name_or_path or self.variant or self.config)
+
 
 @dataclass
 class DataArguments:
@@ -112,6 +117,16 @@ class DataArguments:
         """The data set's name for one of our columns; `None` if no flag gives it."""
         return getattr(self, f"{column}_column_name")
 
+    def complete(self, model: ModelArguments) -> None:
+        """Sets what the flags of the data say of the model. The default sets nothing.
+
+        Args:
+            model: The flags of the model, which may be changed.
+
+        Raises:
+            ValueError: If both say something else.
+        """
+
     def __post_init__(self):
         for name in ("dataset_name", "train_dir", "validation_dir"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
@@ -151,6 +166,13 @@ class PerceiverTrainingArguments(TrainingArguments):
             "own settings."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "End the training after this many evaluations in a row that are no better than the best before "
+            "them, neither in the metric nor in the loss. Needs `--load_best_model_at_end`."
+        },
+    )
     timm_optimizer: str | None = field(
         default=None, metadata={"help": "Optimiser by timm's name, such as `lamb`, instead of `--optim`."}
     )
@@ -165,6 +187,13 @@ class PerceiverTrainingArguments(TrainingArguments):
             raise ValueError(f"`--cpu_threads` must be at least 1, got {self.cpu_threads}.")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"`--minutes` must be above 0, got {self.minutes}.")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(
+                    f"`--early_stopping_patience` must be at least 1, got {self.early_stopping_patience}."
+                )
+            if not self.load_best_model_at_end:
+                raise ValueError("`--early_stopping_patience` needs `--load_best_model_at_end`.")
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Evaluates a trained model on labelled examples, without the Trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
@@ -17,36 +18,57 @@ from .objective import Objective
 Chunk = tuple[int, Any]  # the row of an example, and one of the parts that the model sees one by one
 
 
-class Predictor:
-    """Predicts the examples of a data set, each from all of its chunks.
+@dataclass
+class Evaluator:
+    """Predicts the examples of a data set, each from all of its chunks, and scores the predictions.
 
-    Args:
+    Attributes:
         model: The model.
         modality: Modality of the inputs.
         objective: What is predicted.
         targets: What `objective.load_targets` returned.
         dataset: The examples.
         transform: Turns inputs into tensors.
-        chunks: Cuts an input into the chunks that the model sees one by one.
         batch_size: Number of chunks that the model sees at once.
-        left_out: Gets each example that cannot be read when it is found.
+        chunks: Cuts an input into the chunks that the model sees one by one, whose predictions are merged.
+        left_out: Gets each example that cannot be read when it is found; by default, none may be unreadable.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        modality: Modality,
-        objective: Objective,
-        targets: Any,
-        dataset: Dataset,
-        transform: Transform,
-        chunks: Callable[[Any], Iterable],
-        batch_size: int,
-        left_out: LeftOut,
-    ):
-        self.model, self.modality, self.objective, self.targets = model, modality, objective, targets
-        self.dataset, self.transform, self.chunks, self.batch_size = dataset, transform, chunks, batch_size
-        self.left_out, self._refused = left_out, set[int]()
+    model: PreTrainedModel
+    modality: Modality
+    objective: Objective
+    targets: Any
+    dataset: Dataset
+    transform: Transform
+    batch_size: int = 64
+    chunks: Callable[[Any], Iterable] = single_chunk
+    left_out: LeftOut | None = None
+    _refused: set[int] = field(default_factory=set, init=False, repr=False)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Computes the metrics and the report of the objective.
+
+        Returns:
+            The number of `examples`, the metrics and the report. If the modality has several views, these are those
+            of the first, and `views` has the metrics of each.
+
+        Raises:
+            ValueError: If the model cannot predict a target of the data set, or too many examples cannot be read.
+        """
+        objective, targets, config = self.objective, self.targets, self.model.config
+        references = objective.references(self.dataset, config, targets)
+        self.model.eval()
+        rows, found = zip(*self.predictions(), strict=True)
+        predictions = {name: torch.cat([views[name] for views in found]).numpy() for name in found[0]}
+        references = references[list(rows)]
+        metrics = {name: objective.metrics(values, references, targets) for name, values in predictions.items()}
+        first = next(iter(metrics))
+        return {
+            "examples": len(rows),
+            **metrics[first],
+            **({"views": metrics} if len(metrics) > 1 else {}),
+            **objective.report(predictions[first], references, config, targets),
+        }
 
     @torch.inference_mode()
     def predictions(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
@@ -98,62 +120,13 @@ class Predictor:
     def _refuse(self, chunk: Chunk, error: Exception) -> None:
         row, _ = chunk
         self._refused.add(row)
+        if self.left_out is None:
+            self.left_out = LeftOut(Origin("validation", np.arange(len(self.dataset))), largest_share=0.0)
         self.left_out.add([unreadable(self.dataset, row, self.modality, error)])
 
 
-def evaluate_model(
-    model: PreTrainedModel,
-    modality: Modality,
-    objective: Objective,
-    targets: Any,
-    dataset: Dataset,
-    transform: Transform,
-    batch_size: int = 64,
-    chunks: Callable[[Any], Iterable] = single_chunk,
-    left_out: LeftOut | None = None,
-) -> dict[str, Any]:
-    """Computes the metrics and the report of the objective.
-
-    Args:
-        model: The model.
-        modality: Modality of the inputs.
-        objective: What is predicted.
-        targets: What `objective.load_targets` returned.
-        dataset: The examples.
-        transform: Turns inputs into tensors.
-        batch_size: Number of chunks that the model sees at once.
-        chunks: Cuts an input into the chunks that the model sees one by one, whose predictions are merged.
-        left_out: Gets the examples that cannot be read; by default, none may be unreadable.
-
-    Returns:
-        The number of `examples`, the metrics and the report. If the modality has several views, these are those of
-        the first, and `views` has the metrics of each.
-
-    Raises:
-        ValueError: If the model cannot predict a target of the data set, or too many examples cannot be read.
-    """
-    references = objective.references(dataset, model.config, targets)
-    if left_out is None:
-        left_out = LeftOut(Origin("validation", np.arange(len(dataset))), largest_share=0.0)
-    predictor = Predictor(model.eval(), modality, objective, targets, dataset, transform, chunks, batch_size, left_out)
-    rows, found = [], []
-    for row, views in predictor.predictions():
-        rows.append(row)
-        found.append(views)
-    predictions = {name: torch.cat([views[name] for views in found]).numpy() for name in found[0]}
-    references = references[rows]
-    metrics = {name: objective.metrics(values, references, targets) for name, values in predictions.items()}
-    first = next(iter(metrics))
-    return {
-        "examples": len(rows),
-        **metrics[first],
-        **({"views": metrics} if len(metrics) > 1 else {}),
-        **objective.report(predictions[first], references, model.config, targets),
-    }
-
-
 def report_table(objective: Objective, results: dict[str, Any], targets: Any) -> str:
-    """Formats what `evaluate_model` returned as text for a terminal."""
+    """Formats what [`Evaluator.evaluate`] returned as text for a terminal."""
     titles = objective.titles(targets)
     lines = [objective.table(results, targets), ""]
     for name, metrics in results.get("views", {"": results}).items():

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 from .arguments import DataArguments
 from .checkpoints import CHECKPOINT, written_beside
@@ -102,15 +104,18 @@ class HeldOut:
             (unfinished / FILE_NAME).write_text(text + "\n", encoding="ascii")
 
     @classmethod
-    def read_beside(cls, model: str | None) -> "HeldOut | None":
-        """Reads it from the folder of a model, see [`run_folder`]; `None` if it is not there.
+    def read_beside(cls, model: str | None, revision: str | None = None) -> "HeldOut | None":
+        """Reads it from where a model is, see [`run_file`]; `None` if it is not there.
+
+        Args:
+            model: A folder or a name on the Hub; `None` has nothing beside it.
+            revision: Branch, tag or commit on the Hub.
 
         Raises:
             ValueError: If the file is not what [`write`] wrote.
         """
-        folder = run_folder(model or "")
-        path = folder / FILE_NAME
-        if not model or not path.is_file():
+        path = run_file(model, FILE_NAME, revision) if model else None
+        if path is None:
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +130,7 @@ class HeldOut:
                 frozenset(joined[start : start + SHORT] for start in range(0, len(joined), SHORT)),
                 {name: value for name, value in values.items() if name not in ("held_out", "trained_on", "folders")},
                 {
-                    flag: [str(absolute), os.path.normpath(os.path.join(os.path.abspath(folder), relative))]
+                    flag: [str(absolute), os.path.normpath(os.path.join(path.parent, relative))]
                     for flag, (absolute, relative) in values["folders"].items()
                 },
             )
@@ -232,6 +237,23 @@ def run_folder(model: str) -> Path:
     """The folder that a training run wrote into: that of the model or, for a checkpoint in it, the one above."""
     folder = Path(os.path.abspath(os.path.expanduser(model)))
     return folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
+
+
+def run_file(model: str, name: str, revision: str | None = None) -> Path | None:
+    """Finds a file that a training run wrote beside a model; `None` if there is none.
+
+    Args:
+        model: A folder, see [`run_folder`], or a name on the Hub, from where the file is downloaded.
+        name: Name of the file.
+        revision: Branch, tag or commit on the Hub.
+    """
+    if os.path.exists(os.path.expanduser(model)):
+        path = run_folder(model) / name
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(model, name, revision=revision))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError):
+        return None  # the model was not trained by us, the Hub is out of reach, or it is no name on it
 
 
 def hold_out(

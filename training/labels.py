@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
-from .folders import listed, say
+from .folders import MOST_NAMES, listed, printable, say
 
 WORDS = ("string", "large_string", "string_view")
 PURPOSES = {"train": "to train on", "validation": "to evaluate on"}
@@ -209,12 +209,15 @@ def _with_classes(splits: DatasetDict, keys: dict[str, list], features: dict[str
 
 
 def describe_labels(labels: Labels, noun: str) -> str:
-    """Says how many examples and classes there are, and which class has the fewest and which the most examples."""
+    """Says how many examples each class has; of many, only the class with the fewest and that with the most."""
     numbers = labels.counts.get("train") or labels.counts["validation"]
     order = sorted(range(len(numbers)), key=lambda index: numbers[index])
     used = [index for index in order if numbers[index]]
     parts = [f"{len(used):,} classes" if len(used) != 1 else "1 class"]
-    if used:
+    if len(used) <= MOST_NAMES:
+        counts = (f"{printable(labels.names[index])} ({numbers[index]:,})" for index in sorted(used))
+        parts[0] += f": {', '.join(counts)}" if used else ""
+    else:
         first, last = used[0], used[-1]
         parts.append(
             f"the smallest {listed([labels.names[first]])} ({numbers[first]:,}), "

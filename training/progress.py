@@ -32,9 +32,13 @@ class Progress(TrainerCallback):
         objective: What is predicted; names and formats the metric.
         targets: What `objective.load_targets` returned.
         noun: What several inputs are called.
+
+    Attributes:
+        seconds: What the training takes, if it is known before; else it is measured on the way and said then.
     """
 
     def __init__(self, objective: Objective, targets: Any, noun: str):
+        self.seconds: float | None = None
         self.objective, self.noun = objective, noun
         self.metric = objective.main_metric(targets)
         self.title = objective.titles(targets)[self.metric]
@@ -58,7 +62,7 @@ class Progress(TrainerCallback):
         self.close()  # of a training that the Trainer began anew with smaller batches
         self._is_training, self._shown, self._clock = True, {}, Clock()
         assert model is not None
-        write(describe(args, state, model, self.noun))
+        write(describe(args, state, model, self.noun, self.seconds))
         self._bar = make_bar(args, total=state.max_steps, initial=state.global_step, bar_format=FORMAT, smoothing=0.05)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
@@ -68,7 +72,7 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
         steps_left = state.max_steps - state.global_step
-        if (seconds := self._clock.step()) is not None and steps_left:
+        if (seconds := self._clock.step()) is not None and steps_left and self.seconds is None:
             write(
                 f"A step takes {seconds:.2g} s, so that {steps_left:,} more take about "
                 f"{duration(seconds * steps_left)}, and evaluations beside them."
@@ -180,14 +184,17 @@ class Clock:
         return steps * self._seconds / self._steps if self._steps else None
 
 
-def describe(args: TrainingArguments, state: TrainerState, model: PreTrainedModel, noun: str) -> str:
-    """Says which model is trained, on what, and in how many steps.
+def describe(
+    args: TrainingArguments, state: TrainerState, model: PreTrainedModel, noun: str, seconds: float | None = None
+) -> str:
+    """Says which model is trained, on what, in how many steps, and how long it takes if that is known.
 
     Args:
         args: The Trainer's arguments.
         state: Its state before the first step.
         model: The model.
         noun: What several inputs are called.
+        seconds: What the training takes from its first step to its last.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -196,14 +203,16 @@ def describe(args: TrainingArguments, state: TrainerState, model: PreTrainedMode
     if device.type == "cuda":
         place = f"{torch.cuda.get_device_name(device)} ({device})"
     else:
-        place = f"{device.type} with {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+        place = f"{device.type} with {torch.get_num_threads()} of {os.cpu_count()} threads"
     if args.world_size > 1:
         place = f"{args.world_size} processes, the first on {place}"
     examples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = f"{state.max_steps:,} steps"
     if state.global_step:
         steps = f"steps {state.global_step + 1:,} to {state.max_steps:,}"
-    return f"The model has {size} and trains on {place}: {steps} of up to {examples:,} {noun}."
+    epochs = f"{state.num_train_epochs:,} epoch{'s' * (state.num_train_epochs != 1)}"
+    time_left = f" in about {duration(seconds)}" if seconds is not None else ""
+    return f"The model has {size} and trains on {place}: {steps} of up to {examples:,} {noun}, {epochs}{time_left}."
 
 
 def make_bar(args: TrainingArguments, **options: Any) -> tqdm | None:

@@ -10,6 +10,8 @@ from yaml.constructor import ConstructorError
 
 from .arguments import ASSIGNMENTS
 
+# What a run writes beside its model and its checkpoints.
+RECIPE = "recipe.yaml"
 # Keys whose values may be folders or files, but may be names on the Hub too.
 PATH_KEYS = ("train_dir", "validation_dir", "dataset_name", "model_name_or_path")
 # Of a recipe: far more than any needs, and little enough for the reader, which recurses.

@@ -3,19 +3,23 @@
 It shows its progress by a bar of our own, see [`Progress`].
 """
 
+import math
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
@@ -35,7 +39,7 @@ from .checkpoints import STATE, UNFINISHED, written_beside
 from .examples import LEFT_OUT, ExampleCollator, ExampleDataset
 from .modality import Batch
 from .objective import Objective, Outcome
-from .progress import Progress, silent_libraries
+from .progress import Progress, silent_libraries, write
 
 
 class DivergedError(ValueError):
@@ -106,6 +110,8 @@ class PerceiverTrainer(Trainer):
         self.progress = Progress(objective, targets, train_dataset.modality.noun)
         if any(shown):
             self.add_callback(self.progress)
+        if args.early_stopping_patience is not None:
+            self.add_callback(StopWithoutProgress(args.early_stopping_patience))
 
     def _reduce(self, logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keeps of a batch of logits the predictions and their confidences."""
@@ -172,6 +178,18 @@ class PerceiverTrainer(Trainer):
         if unreadable := batch.pop(LEFT_OUT, None):
             dataset.left_out.add(unreadable)
         return {example.number for example in unreadable or ()}
+
+    def num_left_out(self) -> tuple[int, int]:
+        """The numbers of examples to train and to evaluate on that could not be read, in all processes together.
+
+        All processes must call this.
+        """
+        found = [[*dataset.left_out] for dataset in (self.train_dataset, self.eval_dataset)]
+        if self.args.world_size > 1:
+            every = gather_object([found])
+            found = [[line for lines in each for line in lines] for each in zip(*every, strict=True)]
+        train, evaluation = (len(set(lines)) for lines in found)
+        return train, evaluation
 
     def _diverged(self, what: str) -> DivergedError:
         kept = f"{self._last_checkpoint} is the last checkpoint before" if self._last_checkpoint else "none was saved"
@@ -274,6 +292,40 @@ class LossesToDraw(TrainerCallback):
         """Asks for a log entry if there is an evaluation."""
         if args.logging_strategy != "no":
             control.should_log = control.should_log or control.should_evaluate
+
+
+class StopWithoutProgress(EarlyStoppingCallback):
+    """Ends a training whose evaluations get no better, neither in the metric nor in the loss, and says so.
+
+    A model that is still at chance has a constant accuracy, but a loss that falls already.
+
+    A resumed training goes on counting where it was interrupted.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Counts the evaluations since the best one."""
+        super().on_train_begin(args, state, control, **kwargs)
+        best = state.global_step if state.best_global_step is None else state.best_global_step
+        evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+        if evaluations:
+            best = max(best, int(min(evaluations, key=itemgetter("eval_loss"))["step"]))
+        self.early_stopping_patience_counter = sum(int(entry["step"]) > best for entry in evaluations)
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: Any) -> None:
+        """Counts an evaluation without progress."""
+        super().check_metric_value(args, state, control, metric_value)
+        *earlier, last = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        if last < min(earlier, default=math.inf):
+            self.early_stopping_patience_counter = 0
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Says if the training ended for this reason."""
+        evaluations = self.early_stopping_patience_counter
+        if state.is_world_process_zero and evaluations >= self.early_stopping_patience:
+            write(
+                f"Stopped at step {state.global_step:,} of {state.max_steps:,}, as {evaluations} evaluations in a row "
+                f"were no better than that of step {state.best_global_step:,}, whose weights are kept."
+            )
 
 
 class WeightedSampler(WeightedRandomSampler):

@@ -16,17 +16,20 @@ from perceivers.cli.errors import UserError
 from perceivers.cli.flags import FlagParser, load_task
 from perceivers.tasks import TASKS, Task
 from perceivers.training.datasets import Selection, load_examples
-from perceivers.training.evaluation import evaluate_model, report_table
+from perceivers.training.evaluation import Evaluator, report_table
 from perceivers.training.examples import LeftOut
-from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_folder
-from perceivers.training.recipe import read_recipe
+from perceivers.training.held_out import FOLDER_FLAGS, HeldOut, run_file
+from perceivers.training.recipe import RECIPE, read_recipe
 from perceivers_cli import printable
-
-RECIPE = "recipe.yaml"
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
-    """Reads the flags, with the `task` and `config` of the model and the dataclass `data`."""
+    """Reads the flags.
+
+    Returns:
+        The flags, with the `task` and `config` of the model, the dataclass `data`, and `seed` and `select` of
+        [`load_examples`].
+    """
     task, config = TASKS[0], None
     if argv and not argv[0].startswith("-"):
         task, config = load_task(argv[0], "--trust_remote_code" in argv)
@@ -43,22 +46,22 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     if arguments.batch_size < 1:
         parser.error(f"`--batch_size` must be at least 1, got {arguments.batch_size}")
     names = data_arguments.__dataclass_fields__
-    given = {flag: getattr(arguments, flag) for flag in FOLDER_FLAGS}
-    recipe = run_folder(arguments.model) / RECIPE
-    recorded = read_recipe(recipe) if recipe.is_file() else {}
     held_out = HeldOut.read_beside(arguments.model)
+    recipe = run_file(arguments.model, RECIPE)
+    recorded = read_recipe(recipe) if recipe else {}
     trained_on = {flag: recorded.get(flag) for flag in FOLDER_FLAGS}
     if held_out is not None:
         trained_on |= {flag: paths[0] for flag, paths in held_out.folders.items()}
-    is_own = any(given.values()) and absolute(given) != absolute(trained_on)
     recorded = {name: value for name, value in recorded.items() if name in names}
-    if not is_own:
+    given = {flag: getattr(arguments, flag) for flag in FOLDER_FLAGS}
+    has_other_data = any(given.values()) and absolute(given) != absolute(trained_on)
+    if not has_other_data:
         parser.set_defaults(**recorded)
         arguments = parser.parse_argv(argv)
     if config is None:  # flags came before the model
         _, config = load_task(arguments.model, arguments.trust_remote_code)
     values: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    if held_out is not None and not is_own:
+    if held_out is not None and not has_other_data:
         values |= held_out.find_folders(values, task.modality.noun)
     if not any(values[flag] for flag in FOLDER_FLAGS):
         values["dataset_name"] = next(iter(task.recipes))
@@ -68,30 +71,39 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
             "task": task,
             "config": config,
             "data": data_arguments(**values),
-            "held_out": held_out,
-            "is_own": is_own,
-            "is_as_recorded": all(values[name] == value for name, value in recorded.items()),
+            "seed": held_out.seed if held_out else 0,
+            "select": selection(held_out, values, recorded, has_other_data, task),
         }
     )
+
+
+def selection(
+    held_out: HeldOut | None, data: dict[str, Any], recorded: dict[str, Any], has_other_data: bool, task: Task
+) -> Selection | None:
+    """What chooses the examples to evaluate on; `None` leaves it to the flags of the data.
+
+    Args:
+        held_out: What was held out from training; `None` if that is not known.
+        data: The flags of the data.
+        recorded: Those of the training.
+        has_other_data: Whether other data were asked for than those of the training.
+        task: The task.
+    """
+    if held_out is None:
+        return None
+    if has_other_data:
+        return held_out.warn_of_trained_on if data["validation_dir"] else held_out.untrained_rows
+    if data["dataset_name"] in task.modality.built_in:
+        # It is always the same, but libraries may store its inputs in other bytes.
+        is_split_alike = all(data[name] == value for name, value in recorded.items())
+        return None if is_split_alike else held_out.untrained_rows
+    return held_out.held_out_rows if held_out.held_out else None
 
 
 def absolute(flags: dict[str, str | None]) -> dict[str, str | None]:
     """Makes absolute paths of the values that are paths."""
     full = {flag: os.path.abspath(os.path.expanduser(value)) for flag, value in flags.items() if value}
     return flags | {flag: path for flag, path in full.items() if os.path.exists(path)}
-
-
-def selection(arguments: argparse.Namespace) -> Selection | None:
-    """What chooses the examples to evaluate on; `None` leaves it to the flags of the data."""
-    held_out: HeldOut | None = arguments.held_out
-    if held_out is None:
-        return None
-    if arguments.is_own:
-        return held_out.warn_of_trained_on if arguments.data.validation_dir else held_out.untrained_rows
-    if arguments.data.dataset_name in arguments.task.modality.built_in:
-        # It is always the same, but libraries may store its inputs in other bytes.
-        return None if arguments.is_as_recorded else held_out.untrained_rows
-    return held_out.held_out_rows if held_out.held_out else None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -108,13 +120,13 @@ def run(arguments: argparse.Namespace) -> int:
         modality,
         objective,
         arguments.data,
-        seed=arguments.held_out.seed if arguments.held_out else 0,
+        seed=arguments.seed,
         is_training=False,
         processor=processor,
-        select=selection(arguments),
+        select=arguments.select,
     )
     left_out = LeftOut(examples.origins["validation"], arguments.data.max_unreadable)
-    results = evaluate_model(
+    evaluator = Evaluator(
         model,
         modality,
         objective,
@@ -125,8 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
         modality.chunks(processor),
         left_out,
     )
+    scores = evaluator.evaluate()
     unreadable = [*examples.unreadable, *left_out]
-    results = {"model": arguments.model, "data": examples.source, "unreadable": unreadable, **results}
+    results = {"model": arguments.model, "data": examples.source, "unreadable": unreadable, **scores}
     text = json.dumps(results, indent=2, allow_nan=False)
     # Print first: the results are there even if they cannot be written.
     if arguments.json:

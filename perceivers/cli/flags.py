@@ -3,18 +3,21 @@
 import argparse
 import copy
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, TrainingArguments
+from transformers.utils import CONFIG_NAME
 
 from perceivers.cli.errors import UsageError, UserError, one_line
 from perceivers.cli.recipes import beside
 from perceivers.tasks import Task, task_for_dataset, task_for_model, task_named
-from perceivers.training.arguments import ASSIGNMENTS, ModelArguments, parse_assignments
-from perceivers.training.checkpoints import damage
+from perceivers.training.adaptation import ADAPTER_CONFIG
+from perceivers.training.arguments import ASSIGNMENTS, parse_assignments
+from perceivers.training.checkpoints import CHECKPOINT, damage
 from perceivers.training.local_paths import check_exists, closest
-from perceivers.training.recipe import read_recipe, recipe_to_argv
+from perceivers.training.recipe import RECIPE, read_recipe, recipe_to_argv
 from perceivers_cli import CommandParser, ParagraphFormatter, built_in_recipes, did_you_mean
 
 # Given on the command line alone: a recipe comes from anywhere.
@@ -75,6 +78,12 @@ class FlagParser(CommandParser, HfArgumentParser):
             self.error(f"unknown argument {unknown[0].split('=')[0]}{hint}")
         return namespace
 
+    def given(self, argv: list[str]) -> set[str]:
+        """Names of the flags that the arguments have, with whatever value."""
+        without_defaults = argparse.Namespace(**dict.fromkeys(self.flags()))
+        parsed, _ = self.parse_known_args(argv, without_defaults)
+        return {name for name, value in vars(parsed).items() if value is not None}
+
     def recorded(self, namespace: argparse.Namespace) -> dict[str, Any]:
         """The values that differ from the defaults: a recipe that repeats the run."""
         defaults = vars(self.parse_args([]))
@@ -86,19 +95,6 @@ class FlagParser(CommandParser, HfArgumentParser):
         return {
             name: parse_assignments(value, name) if name in ASSIGNMENTS else value for name, value in recipe.items()
         }
-
-    def to_dataclasses(self, namespace: argparse.Namespace) -> tuple[Any, ...]:
-        """The values as instances of the dataclasses; those of the data may complete those of the model.
-
-        Raises:
-            ValueError: If the values exclude each other.
-        """
-        instances = self.parse_dict(vars(namespace))
-        model = next((each for each in instances if isinstance(each, ModelArguments)), None)
-        for each in instances:
-            if model is not None and hasattr(each, "complete"):
-                each.complete(model)
-        return instances
 
 
 def find_recipe(name: str) -> Path:
@@ -205,13 +201,25 @@ def check_name(model: str) -> None:
         )
 
 
+def how_to_merge(folder: Path) -> str:
+    """What to do with adapters: those of our checkpoints are merged when their training ends, others by PEFT."""
+    recipe = folder.parent / RECIPE
+    if CHECKPOINT.fullmatch(folder.name) and recipe.is_file():
+        command = ["perceivers", "train", str(recipe), "--resume_from_checkpoint", str(folder)]
+        return f"they are merged when their training ends, {shlex.join(command)}"
+    return "merge them into the weights that they were trained for, by `merge_and_unload` of PEFT, and save the result"
+
+
 def check_files(model: str) -> None:
-    """Refuses a model that is not there, and a folder in which a file of it is damaged; libraries would not say which.
+    """Refuses a model that is not there or not whole; libraries would not say why.
 
     Raises:
         FileNotFoundError: As in [`check_name`].
-        UserError: If a file is damaged, which it names.
+        UserError: If a file is damaged, which it names, or if there are adapters alone.
     """
     check_name(model)
+    folder = Path(model)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file():
+        raise UserError(f"{model} holds LoRA adapters alone ({ADAPTER_CONFIG}), not a model: {how_to_merge(folder)}.")
     if os.path.isdir(model) and (reason := damage(Path(model))):
         raise UserError(f"The model in {model} is damaged: {reason}.")

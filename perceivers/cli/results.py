@@ -34,9 +34,11 @@ class Results:
         metrics: The Trainer's metrics.
         findings: What they mean.
         mistakes: What the model is wrong about, the most wrong first.
+        num_left_out: Numbers of examples to train and to evaluate on that could not be read.
     """
 
     metrics: dict[str, float]
+    num_left_out: tuple[int, int]
     findings: Findings = field(default_factory=Findings)
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -73,10 +75,12 @@ def finish(
     metrics = evaluate(trainer)
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
+    num_left_out = trainer.num_left_out()
     if not trainer.is_world_process_zero() or trainer.outcome is None:
-        return Results(metrics)
+        return Results(metrics, num_left_out)
     results = Results(
         metrics,
+        num_left_out,
         objective.findings(trainer.outcome, model.config, targets, modality.noun),
         objective.mistakes(trainer.outcome, model.config, targets),
     )
@@ -100,8 +104,8 @@ def finish(
         dataset_id=arguments.data.dataset_name if is_on_hub(task, arguments.data) else None,
         base_model=arguments.model.model_name_or_path,
         num_parameters=model.num_parameters(),
-        num_train_examples=trainer.train_dataset.num_readable,
-        num_eval_examples=trainer.eval_dataset.num_readable,
+        num_train_examples=len(trainer.train_dataset) - num_left_out[0],
+        num_eval_examples=len(trainer.eval_dataset) - num_left_out[1],
         metrics=metrics,
         recipe=arguments.recipe,
         versions=VERSIONS,
@@ -128,13 +132,13 @@ def print_what_next(
     task: Task = arguments.task
     modality, objective = task.modality, task.objective
     folder = Path(arguments.training.output_dir)
-    found = (trainer.train_dataset.left_out, trainer.eval_dataset.left_out)
-    if number := len(examples.unreadable) + sum(map(len, found)):
+    if number := len(examples.unreadable) + sum(results.num_left_out):
         print(f"Skipped {number} unreadable {modality.name if number == 1 else modality.noun}, listed above.")
     metric = objective.main_metric(examples.targets)
     title = objective.titles(examples.targets)[metric].capitalize()
+    num_evaluated = len(trainer.eval_dataset) - results.num_left_out[1]
     value = objective.format_metric(metric, results.metrics[f"eval_{metric}"])
-    print(f"{title} on {trainer.eval_dataset.num_readable:,} held-out {modality.noun}: {value}")
+    print(f"{title} on {num_evaluated:,} held-out {modality.noun}: {value}")
     for sentence in results.findings.remarks:
         print(sentence)
     files: list[str] = []

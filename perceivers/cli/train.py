@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from perceivers.cli.checks import (
     check_resumed_config,
     check_training_flags,
 )
-from perceivers.cli.defaults import choose_steps, complete
+from perceivers.cli.defaults import choose_for_model, choose_steps, complete, say_settings
 from perceivers.cli.errors import UsageError, UserError
 from perceivers.cli.flags import TRUST, FlagParser, check_files, find_recipe, load_recipe, recipe_argv, task_from_argv
 from perceivers.cli.results import VERSIONS, finish, print_what_next
@@ -42,14 +43,15 @@ from perceivers.training.datasets import Examples, load_examples
 from perceivers.training.examples import ExampleDataset, LeftOut, ReplacingExampleDataset
 from perceivers.training.heads import load_for_classes
 from perceivers.training.held_out import FILE_NAME as HELD_OUT
-from perceivers.training.held_out import HeldOut, hold_out
+from perceivers.training.held_out import HeldOut, hold_out, run_folder
 from perceivers.training.modality import Transform
-from perceivers.training.recipe import recipe_to_argv, write_recipe
+from perceivers.training.recipe import RECIPE, recipe_to_argv, write_recipe
 from perceivers.training.results import forget_mistakes
 from perceivers.training.trainer import DivergedError, PerceiverTrainer, StopOnInterrupt
 from perceivers_cli import Terminated, describe_error
 
-RECIPE = "recipe.yaml"
+# Values of `--resume_from_checkpoint` that mean the newest whole checkpoint in the output folder.
+LAST = ("last", "true")
 
 
 def parse(prog: str, argv: list[str]) -> argparse.Namespace:
@@ -57,7 +59,8 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
 
     Returns:
         `task`; the dataclasses `model`, `data`, `augmentation`, `adaptation` and `training`; `recipe`, which repeats
-        the run; and, if nothing chooses the model, `complete`, which makes the same from flags to put before those.
+        the run; and, without a recipe, `complete`, which makes the same from flags that were chosen to put before
+        those `given`, and `earlier`, the recipe of a training that is resumed.
 
     Raises:
         UsageError: For an unknown recipe or flag, or a wrong value.
@@ -81,29 +84,59 @@ def parse(prog: str, argv: list[str]) -> argparse.Namespace:
     # Parse what was typed
     namespace = parser.parse_argv(argv)
     # Go on with the settings that were chosen, or fall back on a built-in recipe
-    chooses_model = namespace.model_name_or_path or namespace.variant or namespace.config
+    chooses_model = bool(namespace.model_name_or_path or namespace.variant or namespace.config)
     dataset = namespace.dataset_name or (None if namespace.train_dir else next(iter(task.recipes)))
-    earlier = Path(str(namespace.output_dir)) / RECIPE
-    if path is None and not chooses_model and namespace.resume_from_checkpoint and earlier.is_file():
+    earlier = earlier_recipe(namespace)
+    if path is None and not chooses_model:
         path = earlier
     if path is None and not chooses_model and (recipe := task.recipes.get(dataset or "")):
         path = find_recipe(recipe)
     # Parse again after the recipe
     argv = (recipe_argv(path, parser.flags(), argv) if path is not None else []) + argv
     arguments = to_arguments(task, parser, parser.parse_argv(argv))
-    if path is None and not chooses_model:
-        arguments.complete = lambda flags: to_arguments(task, parser, parser.parse_argv(recipe_to_argv(flags) + argv))
+    if path is None:
+
+        def complete(flags: dict[str, Any], chosen: Collection[str] = ()) -> argparse.Namespace:
+            # What the data say of a model that is named, they have said.
+            model = arguments.model if arguments.model.names_model else None
+            completed = to_arguments(task, parser, parser.parse_argv(recipe_to_argv(flags) + argv), model)
+            completed.chosen = set(chosen)
+            return completed
+
+        arguments.complete, arguments.given = complete, parser.given(argv)
+        arguments.earlier = load_recipe(earlier)
     return arguments
 
 
-def to_arguments(task: Task, parser: FlagParser, namespace: argparse.Namespace) -> argparse.Namespace:
+def earlier_recipe(namespace: argparse.Namespace) -> Path | None:
+    """The recipe of the training that the flags resume; `None` if they resume none, or it has none."""
+    wanted = namespace.resume_from_checkpoint
+    if not wanted:
+        return None
+    is_last = str(wanted).lower() in LAST
+    path = (Path(str(namespace.output_dir)) if is_last else run_folder(wanted)) / RECIPE
+    return path if path.is_file() else None
+
+
+def to_arguments(
+    task: Task, parser: FlagParser, namespace: argparse.Namespace, model: ModelArguments | None = None
+) -> argparse.Namespace:
     """Converts and checks the values of the flags, see [`parse`].
+
+    Args:
+        task: The task.
+        parser: The parser of its flags.
+        namespace: The values.
+        model: The flags of the model, if they are complete already.
 
     Raises:
         UsageError: For a wrong value.
     """
     try:
-        model, data, augmentation, adaptation, training = parser.to_dataclasses(namespace)
+        asked, data, augmentation, adaptation, training = parser.parse_dict(vars(namespace))
+        if model is None:
+            model = asked
+            data.complete(model)
         adaptation.check(model.model_name_or_path)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
@@ -118,6 +151,7 @@ def to_arguments(task: Task, parser: FlagParser, namespace: argparse.Namespace) 
         training=training,
         recipe=recorded,
         complete=None,
+        chosen=set(),
     )
 
 
@@ -187,7 +221,7 @@ def find_checkpoint(training: PerceiverTrainingArguments) -> str | None:
         UserError: If there is none, if it is damaged, or if a new run would write into a folder that is in use.
     """
     folder, wanted = str(training.output_dir), training.resume_from_checkpoint
-    if wanted and str(wanted).lower() in ("last", "true"):
+    if wanted and str(wanted).lower() in LAST:
         checkpoint, passed_over = last_whole_checkpoint(Path(folder))
         for line in passed_over:
             print(f"perceivers: warning: passed over {line}", file=sys.stderr)
@@ -338,14 +372,15 @@ def run(arguments: argparse.Namespace) -> int:
     if training.cpu_threads is not None:
         torch.set_num_threads(training.cpu_threads)
     set_seed(training.seed)
+    config = processor = None
+    if arguments.complete is None or arguments.model.names_model:
+        config, processor = make_config_and_processor(task, arguments.model)
+    examples = load_examples(task.modality, task.objective, arguments.data, training.seed, processor=processor)
     if arguments.complete is not None:
-        examples = load_examples(task.modality, task.objective, arguments.data, training.seed)
-        arguments = complete(arguments, examples)
+        arguments = complete(arguments, examples, processor)
         training = arguments.training
+    if config is None:
         config, processor = make_config_and_processor(task, arguments.model)
-    else:
-        config, processor = make_config_and_processor(task, arguments.model)
-        examples = load_examples(task.modality, task.objective, arguments.data, training.seed, processor=processor)
     for line in examples.unreadable:
         print(f"perceivers: warning: skipped {line}", file=sys.stderr)
     set_seed(training.seed)  # loading the data may have drawn numbers; the weights must not depend on it
@@ -357,11 +392,13 @@ def run(arguments: argparse.Namespace) -> int:
         task.modality,
         arguments.data,
         {"seed": training.seed, "classes": list((model.config.id2label or {}).values()), "versions": VERSIONS},
-        earlier=HeldOut.read_beside(checkpoint or arguments.model.model_name_or_path),
+        earlier=HeldOut.read_beside(checkpoint or arguments.model.model_name_or_path, arguments.model.model_revision),
     )
     if not arguments.model.model_name_or_path:
         propose_weights(task.weights, len(examples.train), model.config, task.modality, arguments.data)
     model = arguments.adaptation.adapt(model, checkpoint)
+    if arguments.chosen:
+        choose_for_model(arguments, model, processor, examples)
     perceivers.register_for_remote_code()
 
     folder = Path(training.output_dir)
@@ -370,6 +407,8 @@ def run(arguments: argparse.Namespace) -> int:
         trainer = make_trainer(arguments, model, processor, examples)
         if training.minutes is not None and training.max_steps <= 0 and "num_train_epochs" not in arguments.recipe:
             choose_steps(arguments, model, trainer)
+        if arguments.chosen:
+            say_settings(arguments)
         if training.overwrite_output_dir and checkpoint is None:
             for stale in folder.glob("checkpoint-*"):
                 shutil.rmtree(stale)
