@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AudioClassificationPipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -88,7 +89,8 @@ class LongAudioClassificationPipeline(Chunks, Stock):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: model_inputs.pop(name) for name in ("is_last", "span")}
-        return {**kept, "logits": self.model(**model_inputs).logits}
+        # An hour has thousands of clips, and arrays are smaller than tensors.
+        return {**kept, "logits": self.model(**model_inputs).logits.float().numpy(force=True)}
 
     def postprocess(
         self,
@@ -98,7 +100,7 @@ class LongAudioClassificationPipeline(Chunks, Stock):
         timeline: bool = False,
     ) -> list[dict[str, Any]]:
         """Returns the `top_k` labels with the highest mean scores of the clips of one recording, or of each clip."""
-        logits = torch.cat([clip["logits"] for clip in model_outputs]).float()
+        logits = torch.from_numpy(np.concatenate([clip["logits"] for clip in model_outputs]))
         function = function_to_apply or default_function(self.model.config.problem_type)
         scores = logits_to_scores(logits, function)
         if not timeline:

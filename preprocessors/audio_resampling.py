@@ -17,7 +17,7 @@ from .reading import check_memory, import_optional
 MAX_RESAMPLING_FILTERS = 2**22
 # A file of a few kilobytes that claims a rate of 1 Hz would become hours of sound.
 MAX_UPSAMPLING = 1000
-LONG = 2**22  # samples; a longer recording is resampled in pieces
+LONG = 2**20  # samples; a longer recording is resampled in pieces
 GROWTH = 2**22  # samples
 INSTALL = "install it with `pip install 'perceivers[audio]'`"
 

@@ -221,7 +221,7 @@ class TestObjective:
         monkeypatch.setattr(
             "perceivers.cli.train.train", lambda trainer, *others: seen.append(trainer.args) or {"train_loss": 1.0}
         )
-        monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: Results({"eval_accuracy": 0.5}))
+        monkeypatch.setattr("perceivers.cli.train.finish", lambda *arguments: Results({"eval_accuracy": 0.5}, (0, 0)))
         quick = ["digits", "--max_train_samples", "32", "--max_eval_samples", "16", "--disable_tqdm", "true"]
         words = [*quick, "--metric_for_best_model", "accuracy"]
         for index, extra in enumerate(([], ["--greater_is_better", "true"])):

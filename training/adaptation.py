@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import AutoConfig, PerceiverConfig, PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import AutoConfig, PerceiverConfig, PreTrainedConfig, PreTrainedModel
 
 from perceivers.modeling.configuration_image_perceiver import ImagePerceiverConfig
 
@@ -175,7 +175,7 @@ class AdaptationArguments:
                         f"{getattr(self, name)}."
                     )
 
-    def merge(self, trainer: Trainer) -> PreTrainedModel:
+    def merge(self, trainer: Any) -> PreTrainedModel:
         """Puts a trained model without adapters in the Trainer's place of the one with adapters.
 
         Args:

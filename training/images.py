@@ -370,6 +370,7 @@ class ImageModality(Modality):
         """
         do_convert_rgb = getattr(processor, "do_convert_rgb", None) is not False
         array = pil_to_array(read_pil_image(source, enough=enough_pixels(processor)), do_convert_rgb)
+        array = np.require(array, requirements="W")  # torch warns of others, which stock processors hand to it
         return array.view(ChannelsLast) if array.ndim == 3 else array  # a picture of 3 rows is no channels-first one
 
     def choose(self, rows: Dataset, is_accelerated: bool) -> Choice:
