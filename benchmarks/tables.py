@@ -298,11 +298,11 @@ def markdown() -> str:
         "\n".join(point_clouds()),
         "## Fashion-MNIST",
         "Test accuracy after equal minutes of one core: as many training steps as fit, by the time that a step of 64 "
-        "pictures takes. All models have the same augmentation, optimiser and number of trials. Standard deviations "
+        "pictures takes. All have the same augmentation and optimiser, and a few learning rates each. Deviations "
         "are over seeds; a figure without one is that of a single seed. Permuted: the pixels of all pictures are "
-        "shuffled in the same way, after the augmentation. The Perceivers on pixels were not trained again: told where "
-        "each pixel comes from, they give the same answers, as a test holds; without a grid, those with the paper's "
-        f"keys take longer for a step; {machine_line('fashion')}.",
+        "shuffled in the same way, after the augmentation. The Perceivers on pixels were not trained again: told "
+        "where each pixel comes from, they give the same answers, as a test holds; without a grid, those with the "
+        f"paper's keys take longer for a step; {machine_line('fashion')}.",
         command("fashion"),
         "\n".join(fashion()),
         "## What untrained latents read",
