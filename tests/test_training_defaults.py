@@ -136,6 +136,13 @@ class TestSteps:
         assert plan(1e6, pace, 0.05, 200, 100, arguments).steps == MOST_EPOCHS * 20
         assert plan(1e6, pace, 0.05, 200, 100, arguments, most_epochs=3).steps == 60
 
+    def test_only_what_is_read_takes_time(self, tmp_path):
+        arguments, pace = self.arguments(tmp_path), Pace(0.3, 0.05, 1)
+        planned = plan(2.0, pace, 0.05, 20_000, 100, arguments)  # an epoch alone would take longer
+        left = 120 * 0.85 - 100 * 0.05 - (planned.evaluations + 1) * 100 * 0.05 / 10
+        assert planned.steps == int(left / (0.3 + 10 * 0.05)) > 50
+        assert planned.seconds == pytest.approx(120 * 0.85, abs=0.8)
+
     def test_evaluations_leave_time_to_train(self, tmp_path):
         arguments, pace = self.arguments(tmp_path), Pace(30.0, 30.0, 1)  # as with a frozen body
         planned = plan(100, pace, 0.0, 200, 50, arguments)

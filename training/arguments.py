@@ -97,7 +97,10 @@ class DataArguments:
     )
     check_files: bool = field(
         default=True,
-        metadata={"help": "Read every file of a folder once before training, and skip those that are unreadable."},
+        metadata={
+            "help": "Look at every file of a folder before training, and skip those that are not whole. What is "
+            "found out is remembered until a file changes."
+        },
     )
     max_unreadable: float = field(
         default=0.1,

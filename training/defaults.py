@@ -291,12 +291,14 @@ def plan(
     """
     step = pace.seconds * arguments.gradient_accumulation_steps
     evaluation = num_eval * pace.evaluation / arguments.train_batch_size
-    reading = reading_seconds * (num_train + num_eval)
-    left = 60 * minutes * (1 - RESERVE) - reading
+    left = 60 * minutes * (1 - RESERVE) - reading_seconds * num_eval
     # One more is at the end.
     evaluations = int(max(1, min(EVALUATION_SHARE * left / evaluation - 1, NUM_EVALUATIONS)))
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps
     epoch = max(1, num_train // (batch_size * arguments.world_size))
-    affordable = (left - (evaluations + 1) * evaluation) / step
+    left -= (evaluations + 1) * evaluation
+    # Steps within the first epoch, which read their examples, or beyond it, when all have been read.
+    affordable = max(left / (step + batch_size * reading_seconds), (left - num_train * reading_seconds) / step)
     steps = int(max(FEWEST_STEPS, min(affordable, most_epochs * epoch)))
+    reading = reading_seconds * (min(num_train, steps * batch_size) + num_eval)
     return Plan(steps, evaluations, reading + steps * step + (evaluations + 1) * evaluation)
