@@ -2,10 +2,8 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,12 +198,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def can_cache(example_bytes: int, number: int) -> bool:
-    """Whether this many processed inputs fit in memory that processes share, of which containers often have little."""
-    free = free_memory(torch.device("cpu"))
-    with suppress(OSError, AttributeError):  # of systems that share memory in another way
-        found = os.statvfs("/dev/shm")
-        free = min(free, found.f_bavail * found.f_frsize)
-    return example_bytes * number <= CACHE_SHARE * free
+    """Whether this many processed inputs fit in the free memory, and leave most of it to others."""
+    return example_bytes * number <= CACHE_SHARE * free_memory(torch.device("cpu"))
 
 
 def measure(model: PreTrainedModel, batch: Batch, device: torch.device, threads: int | None) -> Pace:
